@@ -1,0 +1,24 @@
+"""The only code that knows which mmengine, mmcv and mmdet are installed.
+
+- `finder`, `extension`, `nms`, `roi_align`: a stand-in for mmcv's compiled operators where absent;
+- `environment`: which versions are installed, and what to do about a missing or unfit one.
+
+`import hgd_det` runs `install`. That mmengine 0.10.7 cannot read its own checkpoints from torch 2.6
+on is cured where checkpoints are loaded, see `hgd_det.engine.guard`.
+"""
+
+from hgd_det.compat.finder import install
+
+__all__ = ['check', 'install', 'versions']
+
+
+def check():
+    """Raise a `UserError` that says which packages to install or change, if any."""
+    from hgd_det.compat import environment
+    environment.check()
+
+
+def versions():
+    """Versions of everything that matters for a result, for logs and result tables."""
+    from hgd_det.compat import environment
+    return environment.versions()
