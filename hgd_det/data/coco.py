@@ -1,0 +1,183 @@
+"""COCO layout: one JSON file, read once and judged entry by entry."""
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .findings import Finding
+from .voc import judge, unsafe
+
+
+@dataclass
+class Image:
+    """One image entry with its sound objects: `(class name, (x1, y1, x2, y2), annotation id)`."""
+    id: int
+    file_name: str
+    size: tuple | None
+    objects: list = field(default_factory=list)
+    crowds: int = 0
+
+
+def _numbers(values, count: int) -> bool:
+    return (isinstance(values, list) and len(values) == count
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values))
+
+
+def _key(value):
+    """Ids as dictionary keys: numbers and strings as they are, anything else is unusable."""
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def load(path: Path):
+    """`(data, findings)`; data is None when nothing can be made of the file."""
+    where = path.name
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        return None, [Finding('split_missing', where, str(error))]
+    except (ValueError, RecursionError) as error:
+        return None, [Finding('json_broken', where, str(error)[:200])]
+    if not isinstance(data, dict):
+        return None, [Finding('json_keys', where, f'a {type(data).__name__}, not an object')]
+    missing = [key for key in ('images', 'annotations', 'categories')
+               if not isinstance(data.get(key), list)]
+    if missing:
+        return None, [Finding('json_keys', where, f'no list {", ".join(missing)}')]
+    return data, []
+
+
+def read(path: Path):
+    """`(images, categories, findings)` of one annotation file; categories are {id: name}."""
+    data, findings = load(path)
+    if data is None:
+        return [], {}, findings
+    name = path.name
+
+    def add(kind, where, detail=''):
+        findings.append(Finding(kind, f'{name}: {where}', detail))
+
+    categories = {}
+    for entry in data['categories']:
+        if not isinstance(entry, dict) or _key(entry.get('id')) is None \
+                or not isinstance(entry.get('name'), str):
+            add('json_keys', 'categories', f'{entry}'[:100])
+        else:
+            categories[entry['id']] = entry['name']
+    images = {}
+    for entry in data['images']:
+        if not isinstance(entry, dict) or _key(entry.get('id')) is None \
+                or not isinstance(entry.get('file_name'), str):
+            add('json_keys', 'images', f'{entry}'[:100])
+            continue
+        where = f'image {entry["id"]}'
+        if entry['id'] in images:
+            add('id_duplicate', where, entry['file_name'])
+            continue
+        size = (entry.get('width'), entry.get('height'))
+        if not _numbers(list(size), 2):
+            add('json_keys', where, 'width or height')
+            size = None
+        if unsafe(entry['file_name']):
+            add('id_unsafe', where, entry['file_name'])
+            continue
+        images[entry['id']] = Image(entry['id'], entry['file_name'], size)
+    for file_name, times in Counter(image.file_name for image in images.values()).items():
+        if times > 1:
+            add('id_duplicate', file_name, f'{times} image entries')
+    if not data['images']:
+        findings.append(Finding('split_empty', name))
+    seen_ids, seen_boxes = set(), set()
+    for entry in data['annotations']:
+        if not isinstance(entry, dict) or _key(entry.get('id')) is None \
+                or 'image_id' not in entry or 'category_id' not in entry:
+            add('json_keys', 'annotations', f'{entry}'[:100])
+            continue
+        where = f'annotation {entry["id"]}'
+        if entry['id'] in seen_ids:
+            add('annotation_id_duplicate', where)
+        seen_ids.add(entry['id'])
+        image = images.get(_key(entry['image_id']))
+        if image is None:
+            add('annotation_orphan', where, f'image_id {entry["image_id"]}')
+            continue
+        where = f'{image.file_name} annotation {entry["id"]}'
+        if _key(entry['category_id']) not in categories:
+            add('class_unknown', where, f'category_id {entry["category_id"]}')
+            continue
+        box = entry.get('bbox')
+        if not _numbers(box, 4) or not all(map(math.isfinite, box)):
+            add('coordinate_bad', where, f'bbox {box}')
+            continue
+        if not _numbers([entry.get('area')], 1):
+            add('json_keys', where, f'area {entry.get("area")}')
+        image.crowds += bool(entry.get('iscrowd'))
+        x, y, w, h = box
+        corners = (x, y, x + w, y + h)
+        if kind := judge(corners, image.size):
+            add(kind, where, f'{categories[entry["category_id"]]} {box}')
+            continue
+        if min(w, h) < 4:
+            add('box_tiny', where, f'{box}')
+        same = (image.id, entry['category_id'], *box)
+        if same in seen_boxes:
+            add('box_duplicate', where, f'{box}')
+        seen_boxes.add(same)
+        image.objects.append((categories[entry['category_id']], corners, entry['id']))
+    return list(images.values()), categories, findings
+
+
+def clean(path: Path, keep: set, classes: list | None):
+    """`(data, dropped images, dropped boxes, clipped boxes)`: the file without what is wrong.
+
+    `keep` holds the file names of the images to keep. Ids of annotations are numbered anew when
+    two were equal.
+    """
+    data, _ = load(path)
+    if data is None:
+        return None, 0, 0, 0
+    names = {entry['id']: entry['name'] for entry in data['categories']
+             if isinstance(entry, dict) and _key(entry.get('id')) is not None
+             and isinstance(entry.get('name'), str)}
+    images, files = {}, set()
+    for entry in data['images']:
+        if isinstance(entry, dict) and _key(entry.get('id')) is not None \
+                and entry.get('file_name') in keep and entry['id'] not in images \
+                and entry['file_name'] not in files \
+                and _numbers([entry.get('width'), entry.get('height')], 2):
+            images[entry['id']] = entry
+            files.add(entry['file_name'])
+    annotations, seen, clipped = [], set(), 0
+    for entry in data['annotations']:
+        if not isinstance(entry, dict) or _key(entry.get('image_id')) not in images \
+                or _key(entry.get('category_id')) not in names \
+                or (classes is not None and names[entry['category_id']] not in classes) \
+                or not _numbers(entry.get('bbox'), 4):
+            continue
+        size = [images[entry['image_id']][key] for key in ('width', 'height')]
+        x, y, w, h = entry['bbox']
+        kind = judge((x, y, x + w, y + h), size)
+        if kind == 'box_outside':
+            x1, y1 = max(x, 0), max(y, 0)
+            w, h = min(x + w, size[0]) - x1, min(y + h, size[1]) - y1
+            if w < 1 or h < 1:
+                continue
+            entry = dict(entry, bbox=[x1, y1, w, h], area=w * h)
+            clipped += 1
+        elif kind:
+            continue
+        if not _numbers([entry.get('area')], 1):
+            entry = dict(entry, area=w * h)
+        same = (entry['image_id'], entry['category_id'], *entry['bbox'])
+        if same not in seen:
+            seen.add(same)
+            annotations.append(entry)
+    if len({_key(entry.get('id')) for entry in annotations} - {None}) < len(annotations):
+        annotations = [dict(entry, id=i) for i, entry in enumerate(annotations, 1)]
+    dropped = (len(data['images']) - len(images), len(data['annotations']) - len(annotations))
+    data.update(images=list(images.values()), annotations=annotations,
+                categories=[entry for entry in data['categories']
+                            if isinstance(entry, dict) and _key(entry.get('id')) in names])
+    return data, *dropped, clipped
