@@ -1,0 +1,10 @@
+# SSD300-VGG16 at half width on COCO 2017, alone from scratch; paper: 16.8 AP.
+#
+#   python tools/train.py configs/ssd/ssd300_half_coco.py
+_base_ = [
+    '../_base_/models/ssd300_half.py', '../_base_/datasets/coco.py',
+    '../_base_/schedule_120e.py', '../_base_/runtime.py',
+]
+
+model = dict(
+    bbox_head=dict(num_classes=80, anchor_generator=dict(basesize_ratio_range=(0.15, 0.9))))

@@ -1,0 +1,10 @@
+"""Plain MMDetection components. Nothing in here knows that distillation exists."""
+
+from hgd_det.models.complexity import Complexity, count
+from hgd_det.models.distribution_head import DistributionSSDHead
+from hgd_det.models.initializers import BackgroundPrior
+from hgd_det.models.mobilenet import MobileNetV1SSD
+from hgd_det.models.vgg import SlimSSDVGG
+
+__all__ = ['BackgroundPrior', 'Complexity', 'DistributionSSDHead', 'MobileNetV1SSD', 'SlimSSDVGG',
+           'count']
