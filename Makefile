@@ -38,9 +38,10 @@ define environment
 	@# Debian keeps ensurepip, and with it `venv`, in a package of its own; its pip can do it too.
 	$(PYTHON) -m venv $(1) || { $(PYTHON) -m venv --clear --without-pip $(1) && \
 		$(PYTHON) -m pip --python $(1)/bin/python install pip; }
-	@# An index that does not answer is no reason to fail: the default one has torch as well.
-	$(if $(TORCH_INDEX),$(1)/bin/python $(PIP) --retries 1 --timeout 15 $(INSTALL) torch \
-		--index-url $(TORCH_INDEX) || echo 'taking torch from the default index')
+	@# An index that does not answer is no reason to fail: the default one has torch as well. What
+	@# torch depends on comes from there in any case.
+	$(if $(TORCH_INDEX),$(1)/bin/python $(PIP) --retries 1 --timeout 15 $(INSTALL) --no-deps \
+		--index-url $(TORCH_INDEX) torch || echo 'taking torch from the default index')
 	$(1)/bin/python $(PIP) $(INSTALL) torch
 endef
 

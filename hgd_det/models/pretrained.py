@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from hgd_det.checkpoint import load
 from hgd_det.errors import UserError
 
 # torchvision and MMDetection | a whole detector | the SSD ports that saved the bare list of layers
@@ -65,12 +65,7 @@ def _read(path: str) -> dict[str, Tensor]:
             'with --cfg-options model.backbone.init_cfg.checkpoint=PATH (a file or an address), or '
             'train from scratch, at a cost in accuracy, with model.backbone.init_cfg=None')
     else:
-        try:
-            content = torch.load(path, map_location='cpu', weights_only=True)
-        except Exception as error:  # a damaged file fails in the unpickler in many ways
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f'{path} cannot be read as weights alone ({reason}); '
-                            'save it again with torch.save(model.state_dict(), PATH)') from error
+        content = load(path)
     content = content.get('state_dict', content) if isinstance(content, dict) else {}
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 

@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 import mmdet.models  # noqa: F401  (registers)
@@ -14,9 +15,9 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 SSD_SIZES = [38, 19, 10, 5, 3, 1]
 
 
-def build(name, device='meta', **changes):
+@cache
+def build(name, device='meta'):
     cfg = Config.fromfile(CONFIGS / f'{name}.py', import_custom_modules=False)
-    cfg.merge_from_dict(changes)
     init_default_scope('mmdet')
     return MODELS.build(cfg.model).to(device)
 

@@ -115,7 +115,7 @@ def test_a_file_without_vgg_keys_is_refused(tmp_path):
 @pytest.mark.parametrize('content', [b'', b'not a checkpoint', b'PK\x03\x04broken'])
 def test_damaged_files_are_refused(tmp_path, content):
     (tmp_path / 'bad.pth').write_bytes(content)
-    with pytest.raises(UserError, match='bad.pth cannot be read'):
+    with pytest.raises(UserError, match='bad.pth'):
         vgg(tmp_path / 'bad.pth').init_weights()
 
 
@@ -125,5 +125,5 @@ class Innocent:
 
 def test_a_file_with_code_in_it_is_not_executed(tmp_path):
     torch.save(dict(state_dict={}, extra=Innocent()), tmp_path / 'code.pth')
-    with pytest.raises(UserError, match='cannot be read as weights alone'):
+    with pytest.raises(UserError, match='(?s)code.pth.*Innocent.*Nothing in it was executed'):
         vgg(tmp_path / 'code.pth').init_weights()

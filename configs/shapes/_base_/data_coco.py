@@ -20,7 +20,7 @@ test_dataloader = val_dataloader
 val_evaluator = [
     dict(
         type='COCOmAP',
-        ann_file={{_base_.data_root}} + 'annotations/instances_test.json',
+        ann_file='data/shapes/annotations/instances_test.json',
         metric='bbox'),
     dict(type='VOCmAP', mode=['area', '11points']),
 ]

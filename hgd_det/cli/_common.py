@@ -1,0 +1,41 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', metavar='CONFIG',
+                        help='path of a config; relative paths count from the working folder, then '
+                             'from the project')
+    parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', action='extend',
+                        default=[],
+                        help='change the config, as in model.bbox_head.num_classes=3 or '
+                             'train_dataloader.batch_size=8; lists as "[a,b]"')
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--work-dir', metavar='DIR',
+                        help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started a data-parallel job (torchrun: pytorch)')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='load checkpoints that hold more than weights and plain values. Such '
+                             'a file can run any program: only for files of your own')
+
+
+def configure(args: argparse.Namespace):
+    """The config that `add_config` and `add_run` describe."""
+    from hgd_det.checkpoint import trust_checkpoints
+    from hgd_det.engine.runner import load_config
+
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # old launchers give it as argument
+    trust_checkpoints(args.trust_checkpoint)
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    return cfg

@@ -1,0 +1,103 @@
+"""Show what a config builds: parameters, multiply-adds, feature maps, who imitates whom."""
+
+from __future__ import annotations
+
+import argparse
+
+from hgd_det.cli._common import add_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument('--json', metavar='OUT', nargs='?', const='-',
+                        help='as JSON, to this file or, without a name, instead of the text')
+
+
+def run(args: argparse.Namespace) -> int:
+    import contextlib
+    import json
+    import sys
+
+    from hgd_det.checkpoint import atomic_write
+    from hgd_det.engine.runner import load_config
+
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries say must not get into the JSON
+        facts = {'config': str(args.config), **describe(load_config(args.config, args.cfg_options))}
+    text = json.dumps(facts, indent=2, default=str)
+    if args.json == '-':
+        print(text)
+        return 0
+    print(show(facts))
+    if args.json:
+        atomic_write(text + '\n', args.json)
+    return 0
+
+
+def describe(cfg) -> dict:
+    """The facts as plain values. No checkpoint is read: weights do not matter here."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    import hgd_det.registered  # noqa: F401
+    from hgd_det.engine.runner import user_errors
+
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    size = input_size(cfg)
+    with user_errors():
+        model = MODELS.build(cfg.model)
+    facts = {'input_size': list(size), 'student': _cost(getattr(model, 'student', model), size),
+             'teacher': None}
+    if (teacher := getattr(model, 'teacher', None)) is not None:
+        facts['teacher'] = _cost(teacher.detector, teacher.input_size or size)
+        facts['teacher'] |= {'config': teacher.name, 'checkpoint': teacher.checkpoint}
+    if hasattr(model, 'describe'):  # a distiller: pairs and terms
+        facts |= model.describe()
+    return facts
+
+
+def input_size(cfg) -> tuple[int, int]:
+    """Height and width: the config's `input_size`, or what its test pipeline resizes to."""
+    from hgd_det.errors import UserError
+
+    size = cfg.get('input_size')
+    if size is None:
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        scales = [step['scale'] for step in dataset.get('pipeline', [])
+                  if step.get('type') == 'Resize' and 'scale' in step]
+        size = tuple(scales[0])[::-1] if scales else None  # mmdet gives (width, height)
+    if size is None:
+        raise UserError('the config does not say how large its images are; give the side, or '
+                        '[height,width], with --cfg-options input_size=300')
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _cost(detector, size) -> dict:
+    from hgd_det.models.complexity import count
+
+    params, macs, maps = count(detector, tuple(size))
+    return {'params': params, 'macs': macs,
+            'maps': [{'name': name, 'channels': channels, 'size': [height, width]}
+                     for name, channels, height, width in maps]}
+
+
+def show(facts: dict) -> str:
+    height, width = facts['input_size']
+    lines = [f'{facts["config"]}, input {height}x{width}']
+    for who in ('student', 'teacher'):
+        if facts.get(who):
+            cost = facts[who]
+            lines.append(f'{who}: {cost["params"]:,} parameters, {cost["macs"] / 1e9:.2f} G '
+                         'multiply-adds')
+            lines += [f'  {each["name"]:<10} {each["channels"]:>5} x {_cell(each["size"])}'
+                      for each in cost['maps']]
+    for name, term in facts.get('terms', {}).items():
+        lines.append(f'{name}: {term.get("type", "")}')
+        for pair in term.get('pairs') or []:
+            lines.append('  ' + ', '.join(f'{key} {_cell(value)}' for key, value in pair.items()))
+    return '\n'.join(lines)
+
+
+def _cell(value) -> str:
+    return 'x'.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

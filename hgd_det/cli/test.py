@@ -1,0 +1,115 @@
+"""Evaluate a checkpoint on the test set of a config."""
+
+from __future__ import annotations
+
+import argparse
+
+from hgd_det.cli._common import add_config, add_run, configure
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT',
+                        help='weights of the detector, .pth or .safetensors; a checkpoint of a '
+                             'distillation works as it is')
+    add_run(parser)
+    parser.add_argument('--json', metavar='OUT',
+                        help='also write the figures, unrounded, with the versions and the sha256 '
+                             'of the checkpoint')
+    parser.add_argument('--batch-size', type=int, metavar='N',
+                        help='images per step (the figures do not depend on it)')
+    parser.add_argument('--show-dir', metavar='DIR', help='write the images with what was found')
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmengine.dist import is_main_process
+    from torch import distributed
+
+    cfg = configure(args)
+    if args.batch_size:
+        cfg.test_dataloader.batch_size = args.batch_size
+    if args.show_dir:
+        cfg.visualizer = cfg.get('visualizer') or dict(type='DetLocalVisualizer', name='visualizer')
+        hooks = dict(cfg.get('default_hooks') or {})
+        hooks['visualization'] = {'type': 'DetVisualizationHook', **hooks.get('visualization', {}),
+                                  'draw': True, 'test_out_dir': args.show_dir}
+        cfg.default_hooks = hooks
+    try:
+        metrics = evaluate(cfg, args.checkpoint)
+        if is_main_process():
+            print(table(metrics))
+            if args.json:
+                _write(args, metrics)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    return 0
+
+
+def evaluate(cfg, checkpoint: str) -> dict[str, float]:
+    """The metrics of a checkpoint, loaded strictly. Of a distiller only the student is built."""
+    from mmengine.model import is_model_wrapper
+
+    from hgd_det.checkpoint import load, load_into, student_state_dict
+    from hgd_det.engine.runner import build_runner, plain, user_errors, warn
+    from hgd_det.errors import UserError
+
+    cfg = plain(cfg)
+    if not cfg.get('test_dataloader'):
+        raise UserError('the config has no test_dataloader, so there is nothing to test on')
+    content = load(checkpoint)  # before anything slow
+    cfg.load_from, cfg.resume = None, False
+    with user_errors():
+        runner = build_runner(cfg)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        load_into(model, student_state_dict(content), what=f'checkpoint {checkpoint}')
+        # as mmengine writes them; other tools' checkpoints may hold anything here
+        meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
+        trained = (meta.get('dataset_meta') or {}).get('classes')
+        tested = getattr(runner.test_dataloader.dataset, 'metainfo', {}).get('classes')
+        if trained and tested and list(trained) != list(tested):
+            warn(f'{checkpoint} was trained for the classes {", ".join(trained)}, but the test set '
+                 f'has {", ".join(tested)}: the figures mean something only if these are the same '
+                 'things by other names')
+        return runner.test()
+
+
+def table(metrics: dict[str, float]) -> str:
+    """Per-class figures (`PREFIX/NAME/CLASS`) in one row each, then the others; in percent.
+
+    A dash stands for a figure that does not exist; COCO marks them with -1.
+    """
+    columns, rows, rest = [], {}, []
+    for key, value in metrics.items():
+        _, *names = key.split('/', 2)
+        if len(names) == 2:
+            rows.setdefault(names[1], {})[names[0]] = value
+            columns += [names[0]] if names[0] not in columns else []
+        elif isinstance(value, (int, float)):
+            rest.append((key, value))
+    width = max(map(len, [*rows, *(key for key, _ in rest), 'class']))
+    lines = []
+    if rows:
+        lines.append('class'.ljust(width) + ''.join(name.rjust(12) for name in columns))
+        for name, values in rows.items():
+            cells = [_cell(values.get(column, -1)) for column in columns]
+            lines.append(name.ljust(width) + ''.join(cells))
+    lines += [key.ljust(width) + _cell(value) for key, value in rest]
+    return '\n'.join(lines)
+
+
+def _cell(value: float) -> str:
+    return (f'{100 * value:.2f}' if value >= 0 else '-').rjust(12)
+
+
+def _write(args: argparse.Namespace, metrics: dict) -> None:
+    import json
+
+    from hgd_det.checkpoint import atomic_write, sha256
+    from hgd_det.compat import versions
+
+    result = {'metrics': metrics, 'config': str(args.config), 'cfg_options': args.cfg_options,
+              'checkpoint': {'path': str(args.checkpoint), 'sha256': sha256(args.checkpoint)},
+              'versions': versions()}
+    atomic_write(json.dumps(result, indent=2) + '\n', args.json)
+    print(f'written to {args.json}')

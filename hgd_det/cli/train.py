@@ -1,0 +1,89 @@
+"""Train the detector or the distillation that a config describes."""
+
+from __future__ import annotations
+
+import argparse
+
+from hgd_det.cli._common import add_config, add_run, configure
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    add_run(parser)
+    parser.add_argument('--resume', metavar='CHECKPOINT', nargs='?', const='auto',
+                        help='go on from this checkpoint, or, without a name, from the newest '
+                             'intact one in the work directory (a new run if there is none)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the total batch size')
+    parser.add_argument('--seed', type=int, metavar='N',
+                        help="default: the config's, or 0")
+    parser.add_argument('--no-validate', action='store_true', help='no evaluation while training')
+
+
+def run(args: argparse.Namespace) -> int:
+    from torch import distributed
+
+    from hgd_det.engine.hooks import listening
+    from hgd_det.engine.runner import build_runner, user_errors
+
+    cfg = configure(args)
+    _apply(cfg, args)
+    try:
+        with listening(), user_errors():
+            build_runner(cfg).train()
+    except SystemExit as stop:  # by StopHook, after a signal
+        return int(stop.code or 0)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    return 0
+
+
+def _apply(cfg, args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
+    from hgd_det.errors import UserError
+
+    missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper')
+               if not cfg.get(key)]
+    if missing:
+        raise UserError(f'{args.config} cannot be trained: it has no {", ".join(missing)}')
+    if args.amp:
+        if get_device() == 'cpu':
+            raise UserError('--amp needs a GPU, and none is visible')
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(f'--auto-scale-lr: {args.config} does not say for which total batch '
+                            'size its learning rate is meant; add '
+                            'auto_scale_lr=dict(base_batch_size=N)')
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        saver = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+        saver.pop('save_best', None)  # there is nothing to tell the best by
+    randomness = dict(cfg.get('randomness') or {})
+    seed = args.seed if args.seed is not None else randomness.get('seed')
+    cfg.randomness = randomness | {'seed': 0 if seed is None else seed}
+    if args.resume:
+        _resume(cfg, args.resume)
+
+
+def _resume(cfg, what: str) -> None:
+    from hgd_det.checkpoint import newest_intact
+    from hgd_det.errors import UserError
+
+    if what == 'auto':
+        what, skipped = newest_intact(cfg.work_dir)
+        for reason in skipped:
+            print(f'skipped: {reason}')
+        if what is None and skipped:
+            raise UserError(f'none of the checkpoints in {cfg.work_dir} can be resumed from '
+                            '(reasons above). Move them away to start anew, or give another one '
+                            'with --resume PATH')
+        if what is None:
+            print(f'nothing to resume from in {cfg.work_dir}; a new run starts')
+            return
+        print(f'resuming from {what}')
+    cfg.resume, cfg.load_from = True, str(what)

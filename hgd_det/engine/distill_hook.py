@@ -1,0 +1,58 @@
+"""What a run adds to a distiller: checks before the first step, and the teacher's identity."""
+from __future__ import annotations
+
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from hgd_det.distill.distiller import Distiller, log_correspondence
+from hgd_det.errors import UserError
+
+
+@HOOKS.register_module()
+class DistillHook(Hook):
+    """Refuse what cannot work before the first step, log the correspondence, remember the teacher.
+
+    A checkpoint carries the teacher's sha256; resuming under another teacher is refused, because
+    half a run under each says nothing about either.
+
+    Args:
+        same_teacher: Set False to resume under another teacher on purpose.
+    """
+    priority = 'NORMAL'
+
+    def __init__(self, same_teacher: bool = True):
+        self.same_teacher = same_teacher
+
+    def before_train(self, runner) -> None:
+        distiller = _distiller(runner)
+        if distiller is None:
+            return
+        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
+        distiller.check(total=runner.max_iters, classes=metainfo.get('classes'))
+        log_correspondence(distiller)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        distiller = _distiller(runner)
+        if distiller is not None and distiller.teacher is not None:
+            checkpoint['meta']['teacher'] = dict(config=distiller.teacher.name,
+                                                 checkpoint=str(distiller.teacher.checkpoint),
+                                                 sha256=distiller.teacher.digest)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        distiller = _distiller(runner)
+        if distiller is None or distiller.teacher is None or not runner._resume:
+            return
+        before = (checkpoint.get('meta') or {}).get('teacher')
+        if not (before and self.same_teacher) or before['sha256'] == distiller.teacher.digest:
+            return
+        then, now = ((digest or 'none')[:12] for digest in (before['sha256'], distiller.teacher.digest))
+        raise UserError(
+            f"this run began under the teacher {before['checkpoint']} (sha256 {then}), but now it is "
+            f'{distiller.teacher.checkpoint} ({now}); resume with the same one, or allow another with '
+            "--cfg-options custom_hooks.2.same_teacher=False (the config's DistillHook)")
+
+
+def _distiller(runner) -> Distiller | None:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model if isinstance(model, Distiller) else None

@@ -1,0 +1,203 @@
+"""From a config's path to mmengine's runner, with mistakes in it reported as such."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mmdet import registry
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS, Registry
+from mmengine.runner import Runner
+from torch import distributed
+
+from hgd_det.engine.guard import guard_mmengine
+from hgd_det.errors import UserError
+from hgd_det.paths import find_config
+
+# top-level names that are read from a config; any other is a variable its own lines have used up
+READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg', 'compile',
+        'sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval',
+        'custom_imports', 'tta_model', 'tta_pipeline', 'input_size'}
+
+
+def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None) -> Config:
+    """A config by its path (see `find_config`), changed by `key=value` options."""
+    path = find_config(path)
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a config is the user's program: whatever it raises is theirs
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    options = parse_options(options)
+    for key in options:
+        note_option(cfg, key)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, AssertionError) as error:
+        raise UserError(f'--cfg-options {" ".join(options)} does not fit the config {path}: '
+                        f'{error}') from error
+    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path))
+    return cfg
+
+
+def default_work_dir(config: Path) -> Path:
+    """`configs/hgd/ssd_half_voc.py` works in `work_dirs/hgd/ssd_half_voc`: many share a last name."""
+    parts = config.with_suffix('').parts
+    if 'configs' in parts:
+        parts = parts[len(parts) - parts[::-1].index('configs'):]
+    else:
+        parts = parts[-1:]
+    return Path('work_dirs', *parts)
+
+
+def parse_options(options: Sequence[str] | Mapping | None) -> dict:
+    """`['a.b=1', 'c=[x,y]']` as mmengine reads it: `{'a.b': 1, 'c': ['x', 'y']}`."""
+    if options is None or isinstance(options, Mapping):
+        return dict(options or {})
+    for option in options:
+        if not re.match(r'[^=\s]+=', option):
+            raise UserError(f'--cfg-options {option!r} is not of the form key=value')
+    parsed = argparse.Namespace()
+    try:
+        DictAction(['--cfg-options'], 'options')(argparse.ArgumentParser(), parsed, list(options))
+    except AssertionError as error:
+        raise UserError(f'--cfg-options: {error}') from error
+    return parsed.options
+
+
+def note_option(cfg: Config, key: str) -> None:
+    """Warn of an option that cannot have the effect it seems to have."""
+    node, parts = cfg._cfg_dict, key.split('.')
+    for depth, part in enumerate(parts):
+        if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif depth == 0 and part in READ:
+            return  # a setting the config leaves at its default
+        else:
+            near = _near(part, node if isinstance(node, Mapping) else ())
+            if not near and isinstance(node, Mapping) and 'type' in node:
+                return  # an argument its class may well have; if not, building it will say so
+            meant = '.'.join([*parts[:depth], *near[:1], *parts[depth + 1:]])
+            warn(f'--cfg-options {key}: the config has no {".".join(parts[:depth + 1])}, it is '
+                 'added' + (f'; did you mean {meant}?' if near else ''))
+            return
+    if len(parts) == 1 and key not in READ:
+        uses = [where for where, value in _leaves(cfg._cfg_dict) if _made_of(value, node)]
+        warn(f'--cfg-options {key}: a variable of the config file, already used up where the file '
+             'mentions it; setting it now changes nothing'
+             + (f'. Set what it went into: {", ".join(uses)}' if uses else ''))
+
+
+def _leaves(node, where: str = '') -> Iterator[tuple[str, object]]:
+    if isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        name = f'{where}.{key}' if where else str(key)
+        if where or key in READ:
+            yield name, value
+            yield from _leaves(value, name)
+
+
+def _made_of(value, variable) -> bool:
+    if isinstance(variable, str) and variable:
+        return isinstance(value, str) and value.startswith(variable)
+    return isinstance(variable, (list, tuple)) and value == variable
+
+
+def warn(message: str) -> None:
+    print(f'warning: {message}', file=sys.stderr)
+
+
+def plain(cfg: Config) -> Config:
+    """A copy of the config that builds the detector alone: of a distiller, its student."""
+    cfg = cfg.copy()
+    if cfg.model.get('type') == 'Distiller':
+        student = ConfigDict(cfg.model.student)
+        if 'data_preprocessor' in cfg.model:
+            student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
+        cfg.model = student
+        cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                            if hook.get('type') != 'DistillHook']
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """mmengine's runner, reading checkpoints through our loader and writing them atomically."""
+    # what a config of ours or mmdet's may name, whether or not it imports it
+    import hgd_det.engine.hooks
+    import hgd_det.engine.progress
+    import hgd_det.registered  # noqa: F401
+
+    setup_cache_size_limit_of_dynamo()
+    guard_mmengine()
+    _join_processes(cfg)
+    cfg.default_scope = cfg.get('default_scope') or 'mmdet'
+    hooks = dict(cfg.get('default_hooks') or {})
+    saver = hooks.get('checkpoint', dict(interval=1))  # None switches it off
+    if saver is not None and saver.get('type', 'CheckpointHook') == 'CheckpointHook':
+        hooks['checkpoint'] = {**saver, 'type': 'AtomicCheckpointHook'}
+    cfg.default_hooks = hooks
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='StopHook'),
+                        dict(type='ProgressHook')]
+    with user_errors():
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _join_processes(cfg: Config) -> None:
+    """mmengine takes a GPU per process for granted; processes without one speak over gloo."""
+    if cfg.get('launcher', 'none') != 'pytorch' or get_device() != 'cpu':
+        return
+    if not distributed.is_initialized():
+        try:
+            distributed.init_process_group('gloo')
+        except ValueError as error:
+            raise UserError(f'--launcher pytorch needs torchrun to start it ({error}); see '
+                            'tools/dist_train.sh') from error
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
+                                 broadcast_buffers=False,
+                                 find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Mistakes in a config that mmengine finds while it builds from it, as `UserError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f'{error.filename or error} does not exist. Paths in configs count from '
+                        'the working folder; change them with --cfg-options') from error
+    except KeyError as error:
+        found = re.search(r'(\w+) is not in the (?:\S+::)?([\w ]+?) registry', str(error))
+        if not found:
+            raise
+        near = _near(found[1], _registered(found[2]))
+        raise UserError(f'the config asks for the {found[2]} {found[1]!r}, which does not exist'
+                        + (f'; near names: {", ".join(near)}' if near else '')) from error
+    except TypeError as error:
+        found = re.search(r'(\w+)\.__init__\(\) ((?:got an unexpected|missing \d+ required).*)',
+                          str(error))
+        if not found:
+            raise
+        raise UserError(f'the config of {found[1]} is wrong: it {found[2]}') from error
+
+
+def _registered(kind: str) -> list[str]:
+    levels = [value for value in vars(registry).values()
+              if isinstance(value, Registry) and value.name == kind]
+    levels += [level.parent for level in levels if level.parent]
+    return [name for level in levels for name in level.module_dict]
+
+
+def _near(word: str, names: Iterable[str]) -> list[str]:
+    known = {str(name).lower(): str(name) for name in names}
+    return [known[name] for name in difflib.get_close_matches(word.lower(), known, n=3)]
