@@ -1,0 +1,9 @@
+# The tiny student taught with Hands-on Guidance Distillation: the twin of configs/hgd/ssd_half_voc.py
+# for a laptop. Train configs/shapes/teacher.py first.
+#
+#   python tools/train.py configs/shapes/hgd.py
+_base_ = './hgd_base.py'
+
+model = dict(terms=dict(hgd=dict(
+    type='HGD', distance='cosine', macro='variance', micro='gt_mask',
+    weight='auto', warmup=0.05)))

@@ -1,0 +1,49 @@
+"""Pure tensor functions on boxes and on what lies inside them, shared by terms.
+
+Boxes are x1 y1 x2 y2 in pixels of the input; G boxes, M anchors, K crops.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.ops import roi_align
+from torch import Tensor
+
+from hgd_det.models.distribution_head import integral
+
+
+def point_deltas(reg: Tensor, project: Tensor | None) -> Tensor:
+    """A head's regression output as (..., 4) deltas; the expectation where it puts out bins."""
+    return reg if project is None else integral(reg.unflatten(-1, (4, len(project))), project)
+
+
+def overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """``(IoU, DIoU)``, each (M, G), of anchors (M, 4) with boxes (G, 4).
+
+    ``DIoU = IoU - d^2 / c^2``: d is the distance of the centres, c the diagonal of the smallest box
+    around both.
+    """
+    a, b = anchors[:, None], boxes[None]
+    inter = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    inter = inter.clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
+    iou = inter / union.clamp(min=1e-6)
+    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    return iou, iou - apart.square().sum(-1) / around.square().sum(-1).clamp(min=1e-6)
+
+
+def crops(x: Tensor, boxes: Sequence[Tensor], input_shape: tuple[int, int],
+          size: int = 7) -> Tensor:
+    """RoIAlign: (B, C, H, W) and per image (n, 4) boxes to (K, C, size, size), images in order.
+
+    A box is carried over by the ratio of map to input, ``W / W_in``: a nominal stride would drift
+    where sizes were rounded up (38 cells of stride 8 are more than 300 pixels). Linear in ``x``.
+    """
+    height, width = x.shape[-2:]
+    scale = x.new_tensor([width, height, width, height]) / x.new_tensor([*input_shape[::-1]] * 2)
+    rois = torch.cat([torch.cat([b.new_full((len(b), 1), i), b], 1)
+                      for i, b in enumerate(boxes)]).to(x)
+    rois[:, 1:] *= scale
+    return roi_align(x, rois, (size, size), 1.0, 0, 'avg', True)

@@ -1,0 +1,318 @@
+"""The one place where student, teacher, taps and terms meet.
+
+    batch -> student.loss()  with taps on  -> its own losses, maps and head outputs
+          -> teacher forward with taps on  -> its maps and, if some term reads it, its head
+          -> lesson -> each term -> {name: loss}   -> one flat dict of losses
+
+Nothing flows back to the teacher and nothing is kept between steps.
+"""
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from collections.abc import Mapping
+
+import torch
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.logging import MessageHub, print_log
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+import hgd_det.distill.terms  # noqa: F401  registers them
+from hgd_det.distill.heads import HeadSpy, flatten, head_spec
+from hgd_det.distill.lesson import Lesson, Side
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.schedule import Balance, Progress, Schedule
+from hgd_det.distill.stages import evaluating, survey
+from hgd_det.distill.taps import Taps
+from hgd_det.distill.teacher import Teacher, as_pair
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+DEFAULT_INPUT = 256  # a multiple of every usual stride, for detectors that take any size
+
+
+@MODELS.register_module()
+class Distiller(BaseDetector):
+    """A student that trains under a teacher, and is a plain student in every other respect.
+
+    ``predict``, ``_forward`` and ``extract_feat`` are the student's. A checkpoint holds the student
+    under its own root keys and what only training needs under ``distill.``: any checkpoint works
+    as it is with the student's own config. Without terms (or with all weights 0) training is the
+    student's own, bit for bit.
+
+    Args:
+        student: The model config of a detector that trains alone.
+        teacher: Arguments of :class:`~hgd_det.distill.teacher.Teacher`: ``config``, ``checkpoint``.
+        terms: ``{name: dict(type=..., weight=..., ...)}``; see :class:`~hgd_det.distill.term.Term`.
+        input_size: Size of the dry run that finds the stages; default is the teacher config's
+            ``input_size``, else 256.
+        seed: Seed of the terms' initial weights. They have their own generator, so that adding a
+            term leaves the student's initial weights as they were.
+    """
+
+    def __init__(self, student: dict, teacher: dict | None = None, terms: dict | None = None,
+                 input_size: int | tuple[int, int] | None = None, seed: int = 0):
+        student = MODELS.build(student)
+        super().__init__(data_preprocessor=student.data_preprocessor)
+        self.student = student
+        self.distill = nn.ModuleDict()
+        self.schedules: dict[str, Schedule] = {}
+        self.teacher: Teacher | None = None
+        self.progress: Progress | None = None  # set it to train without mmengine's runner
+        self._register_state_dict_hook(_student_at_root)
+        self._register_load_state_dict_pre_hook(self._root_to_student)
+        wanted = {name: _split(name, cfg) for name, cfg in (terms or {}).items() if cfg is not None}
+        wanted = {name: parts for name, parts in wanted.items() if not parts[1].off}
+        if not wanted:
+            return
+        if teacher is None:
+            raise UserError('model.teacher is missing: the terms '
+                            f'{", ".join(wanted)} need one, as dict(config=..., checkpoint=...)')
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.teacher = Teacher(**teacher)
+            self.teacher.fit_input(self.data_preprocessor)
+            self.input_size = as_pair(input_size or self.teacher.config.get('input_size')
+                                    or DEFAULT_INPUT)
+            spec = self._spec()
+            for name, (config, schedule) in wanted.items():
+                term = _build(name, config)
+                term.setup(spec)
+                if schedule.auto:
+                    term.balance = Balance(schedule.ratio, schedule.average)
+                self.distill[name] = term
+                self.schedules[name] = schedule
+
+    def _spec(self) -> Spec:
+        teacher = self.teacher
+        theirs = teacher.input_size or self.input_size
+        return Spec(survey(self.student, self.input_size, 'student'),
+                    survey(teacher.detector, theirs, 'teacher'),
+                    head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs),
+                    self.student, teacher.detector)
+
+    # -- the student's own life ------------------------------------------------------------------
+    def predict(self, batch_inputs, batch_data_samples, **kwargs):
+        return self.student.predict(batch_inputs, batch_data_samples, **kwargs)
+
+    def _forward(self, batch_inputs, batch_data_samples=None):
+        return self.student._forward(batch_inputs, batch_data_samples)
+
+    def extract_feat(self, batch_inputs):
+        return self.student.extract_feat(batch_inputs)
+
+    def init_weights(self) -> None:
+        self.student.init_weights()
+        if self.teacher is not None:
+            with torch.random.fork_rng(devices=[]):
+                self.teacher.load()
+
+    def _apply(self, fn, *args, **kwargs):
+        if self.teacher is not None:
+            self.teacher.detector._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+    def _root_to_student(self, state_dict, prefix, *unused) -> None:
+        for key in [k for k in state_dict if k.startswith(prefix)]:
+            rest = key[len(prefix):]
+            if not rest.startswith(('distill.', 'student.')):
+                state_dict[f'{prefix}student.{rest}'] = state_dict.pop(key)
+
+    # -- one step --------------------------------------------------------------------------------
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
+        began = time.perf_counter()
+        progress = self._now()
+        factors = {name: schedule.factor(progress) for name, schedule in self.schedules.items()}
+        active = {name: self.distill[name] for name, factor in factors.items() if factor > 0}
+        if not active:
+            losses = self.student.loss(batch_inputs, batch_data_samples)
+            self._silence(losses, progress, {})
+            return losses | {f'loss_{name}': _touch(term, batch_inputs)
+                             for name, term in self.distill.items()}
+        needs = frozenset().union(*(term.requires for term in active.values()))
+        with Taps(self.student, _taps(active, 'student_taps')) as maps, HeadSpy(self.student) as spy:
+            losses = self.student.loss(batch_inputs, batch_data_samples)
+        teacher, seconds = self._teach(batch_inputs, active, 'head' in needs)
+        lesson = Lesson(Side(maps, spy.output), teacher, batch_data_samples, progress=progress,
+                        input_shape=batch_inputs.shape[-2:], targets=spy.targets,
+                        anchors=spy.anchors, neg_pos_ratio=spy.neg_pos_ratio, images=batch_inputs)
+        detection = _total(losses)
+        self._silence(losses, progress, active)
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            for name, term in self.distill.items():
+                losses.update(self._taught(name, term, lesson, factors[name], detection))
+        losses['teacher_share'] = batch_inputs.new_tensor(seconds / (time.perf_counter() - began))
+        return losses
+
+    def _teach(self, batch: Tensor, active: Mapping[str, Term], with_head: bool) -> tuple[Side, float]:
+        """The teacher's side of the lesson, and the seconds it took."""
+        self.teacher.load()
+        began = time.perf_counter()
+        with Taps(self.teacher.detector, _taps(active, 'teacher_taps'), stop=not with_head) as maps:
+            outputs = self.teacher.forward(batch, with_head)
+        head = self.teacher.detector.bbox_head if with_head else None
+        return (Side(maps, (lambda: flatten(head, outputs)) if with_head else None),
+                time.perf_counter() - began)
+
+    def _taught(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
+        """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
+        idle = _touch(term, detection)
+        if factor == 0:
+            return {f'loss_{name}': idle}
+        values = term(lesson)
+        raw = sum(v for k, v in values.items() if 'loss' in k)
+        weight = self._weight(name, term, detection, raw) * factor
+        entries = {f'loss_{name}' + k.removeprefix('loss'): v * weight
+                   for k, v in values.items() if 'loss' in k}
+        first = next(iter(entries))
+        entries[first] = entries[first] + idle
+        entries[f'{name}_raw'] = raw.detach()
+        entries[f'{name}_weight'] = raw.new_tensor(weight)
+        return entries | {f'{name}_{k}': v.detach().float() for k, v in values.items() if 'loss' not in k}
+
+    def _weight(self, name: str, term: Term, detection: Tensor, raw: Tensor) -> float:
+        schedule = self.schedules[name]
+        if not schedule.auto:
+            return float(schedule.weight)
+        if self.training:
+            term.balance.update(detection, raw)
+        return term.balance.factor
+
+    def _silence(self, losses: dict, progress: Progress, active: Mapping[str, Term]) -> None:
+        """Scale the student's own losses where a term asks for it (Chen's mu, two-stage methods)."""
+        factor = 1.0
+        for term in self.distill.values():
+            factor *= term.detection_factor(progress)
+        scales = [(k, s) for term in active.values() for k, s in term.scales_detection.items()]
+        for key, value in losses.items():
+            scale = factor
+            for prefix, s in scales:
+                scale *= s if key.startswith(prefix) else 1.0
+            if scale != 1.0 and 'loss' in key:
+                losses[key] = [v * scale for v in value] if isinstance(value, (list, tuple)) \
+                    else value * scale
+
+    def _now(self) -> Progress:
+        if self.progress is not None:
+            return self.progress
+        hub = MessageHub.get_current_instance()
+        return Progress(int(hub.get_info('iter', 0) or 0), int(hub.get_info('max_iters', 0) or 1))
+
+    # -- what the tools ask ----------------------------------------------------------------------
+    def check(self, total: int | None = None, classes: tuple[str, ...] | None = None) -> None:
+        """What can be known to be wrong before the first step."""
+        for name, schedule in self.schedules.items():
+            if total is not None:
+                schedule.check(total, name)
+        if self.teacher is not None:
+            self.teacher.load()
+            self.teacher.check_classes(classes)
+
+    def describe(self) -> dict:
+        """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
+        terms = {name: dict(type=type(term).__name__, requires=sorted(term.requires),
+                            schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
+                            pairs=self._with_shares(term))
+                 for name, term in self.distill.items()}
+        pairs = next((t['pairs'] for t in terms.values() if t['pairs']), [])
+        return dict(terms=terms, pairs=pairs)
+
+    @torch.no_grad()
+    def _with_shares(self, term: Term) -> list[dict]:
+        """The term's pairs, each with its share of the term's value before training.
+
+        Measured on two images of noise with one object in the middle: how a term splits over its
+        stages at the start follows from their number, size and statistics, not from the data.
+        """
+        pairs = term.describe()
+        if not pairs or not term.requires <= {'maps', 'boxes'}:
+            return pairs
+        height, width = self.input_size
+        parameter = next(self.student.parameters())
+        images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(parameter)
+        sample = DetDataSample(gt_instances=InstanceData(
+            bboxes=images.new_tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]),
+            labels=torch.zeros(1, dtype=torch.long, device=images.device)))
+        with evaluating(self), Taps(self.student, term.student_taps) as maps:
+            self.student.extract_feat(images)
+        with Taps(self.teacher.detector, term.teacher_taps, stop=True) as targets:
+            self.teacher.forward(images, with_head=False)
+        values = term(Lesson(Side(maps), Side(targets), [sample] * 2, progress=Progress(0, 1),
+                             input_shape=(height, width)))
+        parts = [float(values[f"d_{p['name']}"] * values.get(f"u_{p['name']}", 1.0))
+                 if f"d_{p.get('name')}" in values else None for p in pairs]
+        if None in parts or not sum(parts) > 0:
+            return pairs
+        return [dict(p, share=part / sum(parts)) for p, part in zip(pairs, parts, strict=True)]
+
+
+def _student_at_root(module, state_dict, prefix, local_metadata) -> None:
+    """state_dict hook: ``student.backbone.x`` is saved as ``backbone.x``."""
+    for key in [k for k in state_dict if k.startswith(f'{prefix}student.')]:
+        state_dict[prefix + key[len(prefix) + len('student.'):]] = state_dict.pop(key)
+
+
+def _split(name: str, config: dict) -> tuple[dict, Schedule]:
+    """A term's config into its own arguments and its schedule."""
+    if not isinstance(config, Mapping) or 'type' not in config:
+        raise UserError(f"term {name!r} is {config!r}; write dict(type='HGD', weight=..., ...)")
+    if not name.isidentifier():
+        raise UserError(f'term name {name!r} must be a plain word: it becomes part of the log\'s keys')
+    kind = TERMS.module_dict.get(config['type'])
+    if kind is None:
+        known = sorted(TERMS.module_dict)
+        near = difflib.get_close_matches(str(config['type']), known, n=1, cutoff=0.4)
+        raise UserError(f'term {name!r}: there is no {config["type"]!r}'
+                        + (f'; did you mean {near[0]!r}?' if near else '')
+                        + f' Known: {", ".join(known)}')
+    rest = dict(config)
+    given = {k: rest.pop(k) for k in Schedule.KEYS if k in rest}
+    return rest, Schedule(**{**kind.schedule, **given})
+
+
+def _build(name: str, config: dict) -> Term:
+    """A term from its own arguments; unknown ones are refused with what it does accept."""
+    kind = TERMS.module_dict[config['type']]
+    options = {k: v for k, v in config.items() if k != 'type'}
+    accepted = [k for k in inspect.signature(kind).parameters if k != 'self']
+    wrong = [k for k in options if k not in accepted]
+    if wrong:
+        near = difflib.get_close_matches(wrong[0], [*accepted, *Schedule.KEYS], n=1)
+        raise UserError(f"term {name!r}: {config['type']} has no option {wrong[0]!r}"
+                        + (f'; did you mean {near[0]!r}?' if near else '')
+                        + f" It takes {', '.join(accepted) or 'none'}; and {', '.join(Schedule.KEYS)}")
+    return kind(**options)
+
+
+def _taps(terms: Mapping[str, Term], which: str) -> list[str]:
+    return list(dict.fromkeys(tap for term in terms.values() for tap in getattr(term, which)))
+
+
+def _total(losses: Mapping) -> Tensor:
+    """The detection loss as mmengine adds it up."""
+    total = 0.0
+    for key, value in losses.items():
+        if 'loss' in key:
+            total = total + (sum(v.mean() for v in value) if isinstance(value, (list, tuple))
+                             else value.mean())
+    return total
+
+
+def _touch(term: Term, like: Tensor) -> Tensor:
+    """A zero in which every parameter of the term takes part: data-parallel training then finds a
+    gradient for each of them in every step, and needs no search for unused ones."""
+    parameters = [p for p in term.parameters() if p.requires_grad]
+    zero = like.new_zeros(())
+    return zero + sum(p.sum() for p in parameters) * 0 if parameters else zero
+
+
+def log_correspondence(distiller: Distiller) -> None:
+    for name, term in distiller.describe()['terms'].items():
+        for pair in term['pairs']:
+            print_log(f"{name}: {pair['size'][0]}x{pair['size'][1]}  student {pair['student']} "
+                      f"({pair['channels'][0]}) <- teacher {pair['teacher']} ({pair['channels'][1]})",
+                      'current')

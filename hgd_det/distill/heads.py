@@ -1,0 +1,128 @@
+"""Reading a dense head: its raw outputs, anchors and targets, without changing it for good.
+
+Everything is taken from what the head computes anyway: its forward output is hooked, and its
+``get_targets`` is shadowed on the instance inside the ``with``, so assignment runs once.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hgd_det.distill.lesson import HeadOutput, Targets
+from hgd_det.distill.stages import evaluating
+from hgd_det.distill.term import HeadSpec
+from hgd_det.errors import UserError
+
+
+def dense_head(detector: nn.Module) -> nn.Module | None:
+    """The one-stage head of a detector, or None (two-stage detectors have proposals instead)."""
+    head = getattr(detector, 'bbox_head', None)
+    return head if head is not None and hasattr(head, 'prior_generator') else None
+
+
+def flatten(head: nn.Module, outputs: tuple) -> HeadOutput:
+    """Level maps ``(B, A*K, H, W)`` to ``(B, M, K)`` in anchor order."""
+    cls_scores, bbox_preds = outputs[0], outputs[1]
+    cells = [tuple(s.shape[-2:]) for s in cls_scores]
+    priors = getattr(head, 'num_base_priors', 1)
+    priors = [priors] * len(cells) if isinstance(priors, int) else list(priors)
+
+    def join(maps: list[Tensor]) -> Tensor:
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], h * w * a, -1)
+                          for m, (h, w), a in zip(maps, cells, priors, strict=True)], 1)
+    return HeadOutput(join(cls_scores), join(bbox_preds),
+                      tuple((h, w, a) for (h, w), a in zip(cells, priors, strict=True)))
+
+
+def anchors_of(head: nn.Module, levels: tuple, device) -> Tensor | None:
+    """(M, 4) anchors of all levels, or None for a head whose priors are points."""
+    priors = head.prior_generator.grid_priors([level[:2] for level in levels], device=device)
+    joined = torch.cat([getattr(p, 'tensor', p) for p in priors])
+    return joined if joined.shape[-1] == 4 else None
+
+
+def head_spec(detector: nn.Module, input_size: tuple[int, int]) -> HeadSpec | None:
+    """What a dry run tells of a detector's head; None where the detector has no dense head."""
+    head = dense_head(detector)
+    if head is None:
+        return None
+    parameter = next(detector.parameters())
+    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
+    with evaluating(detector), torch.no_grad():
+        outputs = head(detector.extract_feat(image))
+        if not (isinstance(outputs, (tuple, list)) and len(outputs) >= 2):
+            return None
+        out = flatten(head, outputs)
+    coder = getattr(head, 'bbox_coder', None)
+    described = None if coder is None else dict(
+        type=type(coder).__name__,
+        means=tuple(float(m) for m in getattr(coder, 'means', ())),
+        stds=tuple(float(s) for s in getattr(coder, 'stds', ())))
+    return HeadSpec(type(head).__name__, head.num_classes, out.cls.shape[-1], out.reg.shape[-1],
+                    bool(getattr(head, 'use_sigmoid_cls', False)),
+                    anchors_of(head, out.levels, parameter.device), described,
+                    getattr(head, 'project', None))
+
+
+class HeadSpy:
+    """Watch a student's head while its ``loss`` runs.
+
+    Example::
+
+        with HeadSpy(student) as spy:
+            losses = student.loss(inputs, samples)
+        spy.output(), spy.targets()
+    """
+
+    def __init__(self, detector: nn.Module):
+        self.head = dense_head(detector)
+        self._outputs = self._targets = self._handle = None
+
+    def __enter__(self) -> HeadSpy:
+        if self.head is None:
+            return self
+        self._handle = self.head.register_forward_hook(self._saw)
+        original = self.head.get_targets
+
+        def get_targets(*args, **kwargs):
+            self._targets = original(*args, **kwargs)
+            return self._targets
+        self.head.__dict__['get_targets'] = get_targets
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self.head is not None:
+            self._handle.remove()
+            self.head.__dict__.pop('get_targets', None)
+
+    def _saw(self, module, args, outputs) -> None:
+        self._outputs = outputs
+
+    def output(self) -> HeadOutput:
+        if self._outputs is None:
+            raise UserError("a term reads head outputs, but the student has no dense head (two-stage "
+                            'detectors have proposals); use a feature term such as HGD')
+        return flatten(self.head, self._outputs)
+
+    def anchors(self) -> Tensor:
+        out = self.output()
+        anchors = anchors_of(self.head, out.levels, out.cls.device)
+        if anchors is None:
+            raise UserError(f'a term reads anchors, but {type(self.head).__name__} has points only')
+        return anchors
+
+    def targets(self) -> Targets:
+        found = self._targets
+        usable = isinstance(found, tuple) and len(found) >= 5 and all(
+            isinstance(part, (list, tuple)) and part and isinstance(part[0], Tensor)
+            for part in found[:4]) and found[0][0].dtype == torch.long
+        if not usable:
+            raise UserError(f'a term reads anchor targets, but {type(self.head).__name__} assigns none of '
+                            'the kind SSD and RetinaNet heads do; use a feature term such as HGD')
+        labels, label_weights, boxes, box_weights = (torch.cat(list(p), 1) for p in found[:4])
+        return Targets(labels, label_weights, boxes, box_weights, self.head.num_classes)
+
+    @property
+    def neg_pos_ratio(self) -> float:
+        config = getattr(self.head, 'train_cfg', None) or {}
+        return float(config.get('neg_pos_ratio', 3.0))

@@ -1,0 +1,124 @@
+"""A term's weight as a pure function of the iteration, and the automatic balance.
+
+Iterations are counted, not epochs: an "epoch" of a repeated data set is several.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hgd_det.errors import UserError
+
+
+class Progress(NamedTuple):
+    """Where training stands: this iteration (from 0) and how many there will be."""
+    iteration: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return self.iteration / max(1, self.total)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``weight(it) = 0 if it < warmup else weight * min(1, (it - warmup) / ramp)``, 0 from stop.
+
+    Args:
+        weight: A number, or ``'auto'``: then :class:`Balance` sets the factor.
+        warmup: The student trains alone that long; an int counts iterations, a float below 1 is
+            a fraction of the training.
+        ramp: Linear rise behind the warm-up; 0 is a hard switch.
+        stop: From here the weight is 0 again (some methods help most in the beginning).
+        ratio: For ``'auto'``: the term's wanted size relative to the detection loss.
+        average: For ``'auto'``: iterations to average over before the factor is frozen.
+    """
+    weight: float | str = 1.0
+    warmup: float = 0
+    ramp: float = 0
+    stop: float | None = None
+    ratio: float = 1.0
+    average: int = 100
+
+    KEYS = ('weight', 'warmup', 'ramp', 'stop', 'ratio', 'average')
+
+    def __post_init__(self):
+        if isinstance(self.weight, str):
+            if self.weight != 'auto':
+                raise UserError(f"weight={self.weight!r}; give a number or 'auto'")
+        elif not self.weight >= 0:
+            raise UserError(f'weight={self.weight}; a term cannot have a negative weight')
+        for key in ('warmup', 'ramp', 'stop', 'ratio'):
+            value = getattr(self, key)
+            if value is not None and not value >= 0:
+                raise UserError(f'{key}={value}; it cannot be negative')
+        if self.average < 1:
+            raise UserError(f'average={self.average}; it needs at least one iteration')
+
+    @property
+    def auto(self) -> bool:
+        return self.weight == 'auto'
+
+    @property
+    def off(self) -> bool:
+        """Whether the term never counts, whatever the iteration."""
+        return not self.auto and self.weight == 0
+
+    def check(self, total: int, name: str) -> None:
+        """Refuse a warm-up that never ends."""
+        warmup = self._iterations(self.warmup, total)
+        if warmup >= total:
+            raise UserError(f'term {name!r}: warmup={self.warmup} is {warmup} iterations, but training '
+                            f'has only {total}; the term would never count')
+        if self.stop is not None and self._iterations(self.stop, total) <= warmup:
+            raise UserError(f'term {name!r}: stop={self.stop} comes before warmup={self.warmup} ends')
+
+    def factor(self, progress: Progress) -> float:
+        """The multiple of the weight at this iteration, in [0, 1]."""
+        iteration, total = progress
+        warmup = self._iterations(self.warmup, total)
+        if iteration < warmup:
+            return 0.0
+        if self.stop is not None and iteration >= self._iterations(self.stop, total):
+            return 0.0
+        ramp = self._iterations(self.ramp, total)
+        return 1.0 if ramp <= 0 else min(1.0, (iteration - warmup) / ramp)
+
+    @staticmethod
+    def _iterations(value: float, total: int) -> int:
+        return int(round(value * total)) if isinstance(value, float) and value < 1 else int(value)
+
+
+class Balance(nn.Module):
+    """``factor = ratio * mean(detection loss) / mean(term)`` over the first iterations it counts.
+
+    While it averages, the factor is that of the iterations seen so far; then it is frozen. The
+    sums are buffers, so a resumed run goes on with the same factor. In data-parallel training
+    the two losses are averaged over the processes first: all of them hold the same factor.
+    """
+
+    def __init__(self, ratio: float = 1.0, average: int = 100):
+        super().__init__()
+        self.ratio, self.average = ratio, average
+        self.register_buffer('sums', torch.zeros(2, dtype=torch.float64))
+        self.register_buffer('count', torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update(self, detection: Tensor, term: Tensor) -> None:
+        if int(self.count) >= self.average:
+            return
+        both = torch.stack([detection.detach().double(), term.detach().double()])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(both)
+            both /= torch.distributed.get_world_size()
+        if torch.isfinite(both).all() and both[1] > 0:
+            self.sums += both
+            self.count += 1
+
+    @property
+    def factor(self) -> float:
+        detection, term = self.sums.tolist()
+        return self.ratio * detection / term if term > 0 else 0.0

@@ -1,0 +1,164 @@
+"""The teacher: built from its own config, checked on loading, and never part of the model.
+
+A :class:`Teacher` is a plain object, no module: it appears in no ``parameters()``, ``state_dict()``,
+``init_weights()`` or averaged copy of the student. It is always in eval, its parameters are frozen,
+and it runs under ``no_grad``.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from hgd_det import checkpoint as checkpoints
+from hgd_det.errors import UserError
+from hgd_det.paths import find_config
+
+UNTRAINED = 'untrained'
+
+
+class Teacher:
+    """The detector a student learns from.
+
+    Args:
+        config: Path of its config (from the working folder or the project's root), or the config.
+        checkpoint: Its weights: strict, every key and shape must fit. ``'untrained'`` says in so
+            many words that random weights are wanted (for tests).
+        input_size: Where the teacher wants images of another size than the student's: the batch
+            is resized for it.
+        sha256: Refuse a checkpoint of another digest.
+    """
+
+    def __init__(self, config: str | Path | Config | dict, checkpoint: str | None = None,
+                 input_size: int | tuple[int, int] | None = None, sha256: str | None = None):
+        self.config = _read(config)
+        self.checkpoint, self.sha256 = checkpoint, sha256
+        self.input_size = as_pair(input_size) if input_size else None
+        self.classes: tuple[str, ...] | None = None
+        self.digest: str | None = None
+        self.loaded = False
+        model = self.config.model
+        if model['type'] == 'Distiller':  # a distilled student teaches: its plain self is meant
+            model = model['student']
+        model = model.copy()
+        self.detector: nn.Module = MODELS.build(model)
+        self.detector.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo) -> Teacher:
+        return self  # copies of a student (EMA) share their teacher
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.config, 'filename', None) or 'teacher config')
+
+    def load(self) -> None:
+        """Load the weights, strictly; once."""
+        if self.loaded:
+            return
+        if self.checkpoint is None:
+            raise UserError(
+                'the teacher has no checkpoint, so there is nothing to learn from it; give one with\n'
+                '  --cfg-options model.teacher.checkpoint=PATH\n'
+                f'(train it first: tools/train.py {self.name})')
+        if self.checkpoint == UNTRAINED:
+            self.detector.init_weights()
+            print_log('the teacher is untrained, as asked', 'current')
+        else:
+            self.checkpoint = self._file(self.checkpoint)
+            content = checkpoints.load(self.checkpoint)
+            self.digest = checkpoints.sha256(self.checkpoint)
+            if self.sha256 and not self.digest.startswith(self.sha256):
+                raise UserError(f'teacher {self.checkpoint}: sha256 is {self.digest}, wanted '
+                                f'{self.sha256}; this is another file')
+            checkpoints.load_into(self.detector, checkpoints.student_state_dict(content),
+                                  what=f'teacher {self.checkpoint} for {self.name}')
+            meta = content.get('meta') or {} if isinstance(content, dict) else {}
+            classes = (meta.get('dataset_meta') or {}).get('classes')
+            self.classes = tuple(classes) if classes else None
+        self.detector.eval().requires_grad_(False)
+        self.loaded = True
+
+    def _file(self, path: str) -> str:
+        """The checkpoint itself, or the newest intact one of a work directory."""
+        if not Path(path).exists():
+            raise UserError(f'the teacher checkpoint {path} does not exist; train the teacher first\n'
+                            f'  tools/train.py {self.name}\n'
+                            'or point elsewhere with --cfg-options model.teacher.checkpoint=PATH')
+        if not Path(path).is_dir():
+            return path
+        newest, skipped = checkpoints.newest_intact(path)
+        if newest is None:
+            raise UserError(f'the teacher\'s work directory {path} holds no intact checkpoint'
+                            + ''.join(f'\n  {reason}' for reason in skipped))
+        return str(newest)
+
+    def check_classes(self, classes: tuple[str, ...] | None) -> None:
+        """Refuse a teacher that learned other classes, or the same ones in another order."""
+        if not (self.classes and classes) or tuple(classes) == self.classes:
+            return
+        differ = [f'{i}: teacher {a!r}, student {b!r}' for i, (a, b) in enumerate(
+            zip(self.classes, classes, strict=False)) if a != b][:4]
+        raise UserError(f'the teacher {self.checkpoint} was trained for other classes '
+                        f'({len(self.classes)} against {len(classes)}; {"; ".join(differ)}); take a '
+                        'teacher of the same data set')
+
+    def fit_input(self, student_preprocessor: nn.Module) -> None:
+        """Prepare the conversion from the student's input normalisation to the teacher's."""
+        mine, theirs = _normalisation(self.detector.data_preprocessor), \
+            _normalisation(student_preprocessor)
+        self._convert = None
+        if mine == theirs:
+            return
+        self._convert = (theirs, mine)
+        print_log(f'teacher and student normalise images differently: the student {theirs}, the '
+                  f'teacher {mine}; batches are converted for the teacher', 'current')
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        """The student's normalised batch as the teacher wants it."""
+        if self._convert is not None:
+            (mean_s, std_s, rgb_s), (mean_t, std_t, rgb_t) = self._convert
+            shape = (1, -1, 1, 1)
+            batch = batch * batch.new_tensor(std_s).view(shape) + batch.new_tensor(mean_s).view(shape)
+            if rgb_s != rgb_t:
+                batch = batch.flip(1)
+            batch = (batch - batch.new_tensor(mean_t).view(shape)) / batch.new_tensor(std_t).view(shape)
+        if self.input_size and tuple(batch.shape[-2:]) != self.input_size:
+            batch = F.interpolate(batch, size=self.input_size, mode='bilinear', align_corners=False)
+        return batch
+
+    @torch.no_grad()
+    def forward(self, batch: Tensor, with_head: bool) -> tuple | None:
+        """Run as deep as needed: backbone and extras, and the head when some term reads it."""
+        features = self.detector.extract_feat(self.inputs(batch))
+        return self.detector.bbox_head(features) if with_head else None
+
+
+def _read(config) -> Config:
+    if isinstance(config, (str, Path)):
+        config = Config.fromfile(find_config(config))
+    elif not isinstance(config, Config):
+        config = Config(dict(config))
+    if 'model' not in config:
+        config = Config(dict(model=config))
+    if 'type' not in config.model:
+        raise UserError(f'the teacher config {getattr(config, "filename", "")} has no model')
+    return config
+
+
+def _normalisation(preprocessor: nn.Module) -> tuple:
+    """(mean, std, RGB order) of a data preprocessor; no normalisation is mean 0, std 1."""
+    enabled = getattr(preprocessor, '_enable_normalize', False)
+    mean = preprocessor.mean.flatten().tolist() if enabled else [0.0]
+    std = preprocessor.std.flatten().tolist() if enabled else [1.0]
+    return (tuple(mean * 3)[:3] if len(mean) == 1 else tuple(mean),
+            tuple(std * 3)[:3] if len(std) == 1 else tuple(std),
+            bool(getattr(preprocessor, '_channel_conversion', False)))
+
+
+def as_pair(size) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, (int, float)) else tuple(int(s) for s in size)

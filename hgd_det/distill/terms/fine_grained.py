@@ -1,0 +1,129 @@
+"""Fine-grained feature imitation (Wang et al., CVPR 2019): imitate near objects only."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hgd_det.distill.adapters import resize_map
+from hgd_det.distill.functional import choose, l2_distance, precise, shared_box_mask
+from hgd_det.distill.lesson import Lesson, mean_count
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.stages import pair_stages
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+SCOPES = ('global', 'level')
+
+
+class ImitationAdapter(nn.Sequential):
+    """3x3 convolution and ReLU; weights from N(0, 1e-4) truncated at two deviations, bias 0."""
+
+    def __init__(self, student_channels: int, teacher_channels: int):
+        conv = nn.Conv2d(student_channels, teacher_channels, 3, padding=1)
+        nn.init.trunc_normal_(conv.weight, std=1e-4, a=-2e-4, b=2e-4)
+        nn.init.zeros_(conv.bias)
+        super().__init__(conv, nn.ReLU())
+
+
+@TERMS.register_module()
+class FineGrained(Term):
+    """L2 imitation of the heads' maps on the cells whose anchors nearly fit an object.
+
+    ::
+
+        L = 1 / (2 N_p) sum over levels, images, ij of  I_ij sum_c (f(S) - Z)^2
+
+    ``f`` is a 3x3 convolution with ReLU. For each object g let ``m`` be the IoU of every anchor
+    with g; a cell is on if any of its anchors has IoU strictly above ``psi max m``, and I is the
+    union over the objects. ``N_p`` counts the cells that are on, over all levels and the batch.
+
+    A student without anchors turns on the cells whose centre lies in an object.
+
+    Args:
+        psi: Share of the best IoU that an anchor must exceed.
+        scope: ``global`` takes the maximum over the anchors of all levels, so that coarse maps join
+            for large objects only; ``level`` over each level's own, which gives every level a mask.
+        l2norm: ``post`` or ``pre`` SSD's L2Norm on the first map.
+
+    The authors clip gradients at 10; that is the optimizer's part (``optim_wrapper.clip_grad``).
+    """
+    requires = frozenset({'maps', 'boxes'})     # and the student's anchors, which cost nothing
+    schedule = dict(weight=0.01, warmup=400)
+
+    def __init__(self, *, psi: float = 0.5, scope: str = 'global', l2norm: str = 'post'):
+        super().__init__()
+        if not 0 <= psi < 1:
+            raise UserError(f'FineGrained: psi={psi}; choose a share from 0 to below 1 (no anchor '
+                            'exceeds the whole maximum)')
+        choose('FineGrained', 'scope', scope, SCOPES)
+        self.psi, self.scope, self.l2norm = psi, scope, l2norm
+        self.has_anchors = True
+        self.pairs = []
+        self.adapters = nn.ModuleList()
+
+    def setup(self, spec: Spec) -> None:
+        self.has_anchors = spec.student_head is not None and spec.student_head.anchors is not None
+        self.pairs = pair_stages(spec.student, spec.teacher, select='heads', l2norm=self.l2norm)
+        self.use_pairs(self.pairs)
+        self.adapters.extend(ImitationAdapter(p.student.channels, p.teacher.channels)
+                             for p in self.pairs)
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        students = [lesson.student.maps[p.student.tap] for p in self.pairs]
+        masks = self.masks(lesson, [tuple(s.shape[-2:]) for s in students])
+        total = count = 0
+        for pair, adapter, student, mask in zip(self.pairs, self.adapters, students, masks,
+                                                strict=True):
+            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
+            size = teacher.shape[-2:]
+            adapted = resize_map(adapter(student.to(precise(student))), size)
+            # A teacher cell is on if any student cell it covers is.
+            mask = F.adaptive_max_pool2d(mask.to(adapted.dtype), size)      # (B, H, W)
+            total = total + (l2_distance(adapted, teacher) * mask).sum()
+            count = count + mask.sum()
+        return dict(loss=total / (2 * mean_count(count)), cells=count)
+
+    @torch.no_grad()
+    def masks(self, lesson: Lesson, sizes: list[tuple[int, int]]) -> list[Tensor]:
+        """Per map (B, H, W) bool: the cells to imitate."""
+        if not self.has_anchors:
+            return [shared_box_mask(lesson, size, 'center') for size in sizes]
+        anchors = lesson.level_anchors
+        per_image = [near_cells(anchors, boxes.to(anchors[0]), self.psi, self.scope)
+                     for boxes in lesson.boxes]
+        cells = [tuple(level.shape[:2]) for level in anchors]
+        chosen = []
+        for pair, size in zip(self.pairs, sizes, strict=True):
+            if size not in cells:
+                raise UserError(f'FineGrained: {pair.student.tap} is {size[0]}x{size[1]}, but the '
+                                f'head predicts on {", ".join(f"{h}x{w}" for h, w in cells)}')
+            # Of several levels of one size the stage is the last, as in pair_stages.
+            level = len(cells) - 1 - cells[::-1].index(size)
+            chosen.append(torch.stack([image[level] for image in per_image]))
+        return chosen
+
+    def describe(self) -> list[dict]:
+        return [dict(pair.describe(), name=pair.name, adapter=f'3x3 conv + ReLU '
+                     f'{pair.student.channels}->{pair.teacher.channels}') for pair in self.pairs]
+
+
+def near_cells(anchors: list[Tensor], boxes: Tensor, psi: float, scope: str) -> list[Tensor]:
+    """Per level (H, W) bool, from anchors (H, W, A, 4) per level and boxes (n, 4) of one image."""
+    if not len(boxes):
+        return [level.new_zeros(level.shape[:2], dtype=torch.bool) for level in anchors]
+    ious = [pairwise_iou(level, boxes) for level in anchors]         # (H, W, A, n) each
+    best = torch.stack([iou.amax((0, 1, 2)) for iou in ious])       # (levels, n)
+    if scope == 'global':
+        best = best.amax(0).expand_as(best)
+    return [(iou > psi * most).any(-1).any(-1) for iou, most in zip(ious, best, strict=True)]
+
+
+def pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """(..., n) from anchors (..., 4) and boxes (n, 4)."""
+    anchors = anchors[..., None, :]
+    corner = torch.maximum(anchors[..., :2], boxes[:, :2])
+    extent = (torch.minimum(anchors[..., 2:], boxes[:, 2:]) - corner).clamp(min=0)
+    both = extent.prod(-1)
+    sizes = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (anchors, boxes)]
+    return both / (sizes[0] + sizes[1] - both).clamp(min=1e-6)

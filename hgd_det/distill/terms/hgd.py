@@ -1,0 +1,200 @@
+"""Hands-on Guidance Distillation (Qin et al., ICME 2021): imitate the teacher stage by stage."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hgd_det.distill.adapters import POLICIES, build_adapter, resize_map
+from hgd_det.distill.functional import (
+    DEAD,
+    channel_norm,
+    channel_statistic,
+    choose,
+    focal_factors,
+    normalized_weights,
+    precise,
+    shared_box_mask,
+)
+from hgd_det.distill.imitation import imitation
+from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.stages import Pair, explicit_pairs, pair_stages
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+OPTIONS = dict(
+    distance=('cosine', 'l2'), l2_reduce=('sum', 'mean'),
+    macro=('none', 'attention', 'focal', 'mean', 'variance'),
+    micro=('none', 'mean', 'variance', 'gt_mask'),
+    focal=('paper', 'intent'), mask=('overlap', 'center', 'area'), empty=('zero', 'uniform'),
+    zero=('drop', 'keep'), stat_norm=('none', 'rms'), adapter=POLICIES)
+STATISTICS = ('mean', 'variance')
+
+
+@TERMS.register_module()
+class HGD(Term):
+    """``L = sum_s mean_b u_b^s D_b^s`` with ``D_b^s = sum_ij v_ij l_ij / sum_ij v_ij``.
+
+    ``l_ij`` is the distance between the vectors along channels of the adapted student map and the
+    teacher map in one cell; ``v`` (micro) weighs cells of a stage, ``u`` (macro) weighs stages.
+
+    With ``mean`` or ``variance``: ``v_ij = sigmoid(statistic of the student's own vector)`` and
+    ``u = mean_ij v_ij`` over all cells of the student's map, whatever ``micro`` is. With ``focal``:
+    ``L = sum_s (1-p_s)^gamma l_s``, ``l_s = mean_b D_b^s``, ``p_s = l_s / sum l``. With
+    ``attention``: ``u = n_stages softmax_s(Linear(mean_ij S))``, learnt with the student, starting
+    at 1. A student map of another size is resized to the teacher's, and ``v`` with it.
+
+    Defaults are the paper's best. Why each of them is so: docs/methods/hgd.md.
+
+    Args:
+        distance: ``cosine``: ``1 - <V,Z>/(|V||Z|)``. ``l2``: ``sum_c (V-Z)^2``.
+        l2_reduce: ``mean`` divides that sum by the number of channels.
+        macro: ``none``, ``attention``, ``focal``, ``mean`` or ``variance``.
+        micro: ``none``, ``mean``, ``variance`` or ``gt_mask`` (1 inside any object's box, else 0).
+        focal: ``paper``: ``(1-p)^gamma``, as printed. ``intent``: ``p^gamma``, as its prose means.
+        gamma: Exponent of ``focal``.
+        detach_weights: Treat u and v as constants. Otherwise the student can lower its loss by
+            flattening its features. (``attention`` always learns.)
+        mask: Which cells a box marks: ``overlap``, ``center`` or ``area``.
+        empty: A stage of an image without any marked cell counts ``zero``, or ``uniform``ly.
+        zero: ``drop`` cells where the teacher's vector is 0 from a cosine's mean, or ``keep`` them
+            at distance 1 without gradient. For ``l2`` such a cell is a target like any other.
+        stat_norm: ``rms`` takes statistics of ``S / rms(S)``, against saturated sigmoids.
+        adapter: ``always`` a 1x1 convolution, on channel ``mismatch`` only, or ``none``.
+        select, act, l2norm, unmatched, sizes, max_size: Choice and pairing of stages, see
+            :func:`~hgd_det.distill.stages.pair_stages`.
+        taps: Instead of that choice, pairs by name: ``[dict(student=TAP, teacher=TAP), ...]``.
+    """
+    schedule = dict(weight='auto', warmup=0.05)
+
+    def __init__(self, *, distance: str = 'cosine', l2_reduce: str = 'sum', macro: str = 'variance',
+                 micro: str = 'gt_mask', focal: str = 'paper', gamma: float = 2.0,
+                 detach_weights: bool = True, mask: str = 'overlap', empty: str = 'zero',
+                 zero: str = 'drop', stat_norm: str = 'none', adapter: str = 'always',
+                 select: str = 'source', act: str = 'post', l2norm: str = 'post',
+                 unmatched: str = 'ignore', sizes: Sequence[int] | None = None,
+                 max_size: int | None = None, taps: Sequence[dict] | None = None):
+        super().__init__()
+        given = dict(distance=distance, l2_reduce=l2_reduce, macro=macro, micro=micro, focal=focal,
+                     mask=mask, empty=empty, zero=zero, stat_norm=stat_norm, adapter=adapter)
+        for name, value in given.items():
+            choose('HGD', name, value, OPTIONS[name])
+        if not gamma >= 0:
+            raise UserError(f'HGD: gamma={gamma}; give a number from 0 up')
+        if taps is not None and (not taps or sizes is not None or max_size is not None):
+            raise UserError('HGD: taps names the pairs itself; give at least one, and leave sizes '
+                            'and max_size out')
+        self.distance, self.l2_reduce = distance, l2_reduce
+        self.macro, self.micro = macro, micro
+        self.focal, self.gamma, self.detach_weights = focal, gamma, detach_weights
+        self.mask, self.empty, self.zero, self.stat_norm = mask, empty, zero, stat_norm
+        self.adapter, self.taps = adapter, taps
+        self.selection = dict(select=select, act=act, l2norm=l2norm, unmatched=unmatched,
+                              sizes=sizes, max_size=max_size)
+        self.requires = frozenset({'maps', 'boxes'} if micro == 'gt_mask' else {'maps'})
+        self.pairs: list[Pair] = []
+        self.adapters = nn.ModuleDict()
+        self.attention = nn.ModuleDict()
+
+    def setup(self, spec: Spec) -> None:
+        if self.taps is None:
+            self.pairs = pair_stages(spec.student, spec.teacher, **self.selection)
+        else:
+            models = (spec.student_model, spec.teacher_model)
+            self.pairs = explicit_pairs(spec.student, spec.teacher, models, self.taps)
+        self.use_pairs(self.pairs)
+        for pair in self.pairs:
+            channels = pair.student.channels, pair.teacher.channels
+            self.adapters[pair.name] = build_adapter(*channels, self.adapter)
+            if self.macro == 'attention':
+                gate = nn.Linear(channels[0], 1)
+                nn.init.zeros_(gate.weight)  # all stages alike until learnt otherwise
+                nn.init.zeros_(gate.bias)
+                self.attention[pair.name] = gate
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        students = [lesson.student.maps[p.student.tap] for p in self.pairs]
+        teachers = [lesson.teacher.maps[p.teacher.tap] for p in self.pairs]
+        u = self._attention(students) if self.macro == 'attention' else None
+
+        values, factors, log = [], [], {}
+        for i, (pair, S, Z) in enumerate(zip(self.pairs, students, teachers, strict=True)):
+            statistic = self._statistics(S)
+            u_B = u[:, i] if u is not None else self._macro(statistic, S, Z)
+            v_BHW, norm_BHW = self._micro(statistic, Z, lesson)
+            adapter = self.adapters[pair.name]
+            value, D_B = imitation(
+                resize_map(S.to(precise(S)), Z.shape[-2:]) if S.shape[-2:] != Z.shape[-2:] else S,
+                Z, getattr(adapter, 'weight', None), getattr(adapter, 'bias', None),
+                normalized_weights(v_BHW), u_B / len(S), distance=self.distance,
+                l2_reduce=self.l2_reduce, z_norm=norm_BHW)
+            values.append(value)
+            factors.append(u_B.detach().mean())
+            log[f'd_{pair.name}'] = D_B.mean()
+
+        values = torch.stack(values)
+        if self.macro == 'focal':
+            f_S = focal_factors(self._focal_losses(values), self.gamma, self.focal)
+            values, factors = f_S * values, f_S.detach()
+        for pair, factor in zip(self.pairs, factors, strict=True):
+            log[f'u_{pair.name}'] = factor
+        return dict(loss=values.sum(), **log)
+
+    def _statistics(self, S: Tensor) -> dict[str, Tensor]:
+        """``{kind: v (B,h,w)}`` at the student's own resolution, for the kinds u or v ask for."""
+        source = S.detach() if self.detach_weights else S
+        return {kind: channel_statistic(source, kind, self.stat_norm).sigmoid()
+                for kind in STATISTICS if kind in (self.macro, self.micro)}
+
+    def _macro(self, statistic: dict[str, Tensor], S: Tensor, Z: Tensor) -> Tensor:
+        """(B,): a stage's weight in each image; 1 where macro weights are none or come later."""
+        if self.macro in STATISTICS:
+            return statistic[self.macro].mean((1, 2))
+        return torch.ones(len(S), dtype=precise(S, Z), device=S.device)
+
+    def _attention(self, students: list[Tensor]) -> Tensor:
+        """(B,S)"""
+        a_BS = torch.cat([self.attention[pair.name](S.mean((2, 3), dtype=precise(S)))
+                          for pair, S in zip(self.pairs, students, strict=True)], dim=1)
+        return len(self.pairs) * a_BS.softmax(1)
+
+    def _micro(self, statistic: dict[str, Tensor], Z: Tensor,
+               lesson: Lesson) -> tuple[Tensor, Tensor | None]:
+        """(B,H,W): each cell's weight at the teacher's resolution; and the teacher's norms."""
+        shape, dtype = (len(Z), *Z.shape[-2:]), precise(Z)
+        if self.micro in STATISTICS:
+            v = resize_map(statistic[self.micro][:, None], shape[1:])[:, 0]
+        elif self.micro == 'gt_mask':
+            v = shared_box_mask(lesson, shape[1:], self.mask).to(Z.device, dtype)
+            if self.empty == 'uniform':
+                v = torch.where(v.any(2).any(1)[:, None, None], v, torch.ones_like(v))
+        else:
+            v = torch.ones(shape, dtype=dtype, device=Z.device)
+        if self.distance != 'cosine':
+            return v, None
+        norm = channel_norm(Z, v > 0 if self.micro == 'gt_mask' else None)
+        return (v * (norm >= DEAD) if self.zero == 'drop' else v), norm
+
+    def _focal_losses(self, values: Tensor) -> Tensor:
+        """The losses that p is made of: the whole batch's, over all data-parallel processes."""
+        if not self.detach_weights:
+            return values
+        losses = values.detach().clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(losses)
+            losses /= torch.distributed.get_world_size()
+        return losses
+
+    def describe(self) -> list[dict]:
+        rows = []
+        for pair in self.pairs:
+            s, t, parts = pair.student, pair.teacher, []
+            if isinstance(self.adapters[pair.name], nn.Conv2d):
+                parts.append(f'1x1 conv {s.channels}->{t.channels}')
+            if s.size != t.size:
+                parts.append(f'resize {s.size[0]}x{s.size[1]}->{t.size[0]}x{t.size[1]}')
+            rows.append(dict(pair.describe(), name=pair.name, adapter=' + '.join(parts) or 'none',
+                             share=None))
+        return rows

@@ -1,0 +1,138 @@
+"""Mask Guided (Zhu et al., ICME 2019): whole maps and the objects in them, before any detection."""
+from __future__ import annotations
+
+import torch
+from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import bbox2delta
+from torch import Tensor, nn
+
+from hgd_det.distill.adapters import POLICIES, build_adapter
+from hgd_det.distill.boxes import crops
+from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.lesson import Lesson, mean_count
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.schedule import Progress, Schedule
+from hgd_det.distill.stages import pair_stages
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+ALONE = 0.3  # of the iterations
+
+
+@TERMS.register_module()
+class MaskGuided(Term):
+    """First imitate features only, then train the detector plainly from there.
+
+    ::
+
+        first 30 %   L      = L_glob + beta L_loc                          no detection loss
+                     L_glob = sum over the head maps of mean_ij |V - Z|^2 / C_T
+                     L_loc  = mean over the objects' crops of the same  (7x7 RoIAlign)
+        then         plain SSD training, no distillation
+
+    An object is cropped from every level on which the student's assignment gave it an anchor. Only
+    the paper's abstract was at hand: two phases, global maps, regions covered by objects. The
+    equations and the 30 % are ours.
+
+    In the first phase the detection losses are multiplied by 0, so the heads do not learn (weight
+    decay still touches them: by less than 2 % over VOC's first phase). Both phases follow from
+    the iteration alone; a run resumes in the right one.
+
+    Args:
+        beta: Weight of the local part.
+        alone: How long detection is switched off: a fraction below 1, or iterations. Set the
+            schedule's ``stop`` (when imitation ends) to the same value.
+        crop: Cells per side of a crop.
+        adapter: ``always`` a 1x1 convolution, only on channel ``mismatch``, or ``none``.
+    """
+    requires = frozenset({'maps', 'targets', 'boxes'})
+    schedule = dict(weight=1.0, stop=ALONE)
+
+    def __init__(self, *, beta: float = 1.0, alone: float = ALONE, crop: int = 7,
+                 adapter: str = 'always'):
+        super().__init__()
+        if beta < 0:
+            raise UserError(f'MaskGuided: beta={beta}; it cannot be negative')
+        if crop < 1:
+            raise UserError(f'MaskGuided: crop={crop}; a crop has at least one cell')
+        choose('MaskGuided', 'adapter', adapter, POLICIES)
+        self.beta, self.crop, self.adapter = beta, crop, adapter
+        self.phase = Schedule(stop=alone)
+        self.pairs = []
+        self.adapters = nn.ModuleList()
+        self.coder: dict = {}
+        self.limits: tuple[float, float] | None = None
+
+    def setup(self, spec: Spec) -> None:
+        head = spec.student_head
+        if self.beta and (head is None or head.anchors is None or head.coder is None
+                          or head.coder['type'] != 'DeltaXYWHBBoxCoder'):
+            raise UserError(f'MaskGuided: the student head {head.kind if head else "(none)"} has '
+                            'no anchors with encoded boxes, which tell the level of each object; '
+                            'use an SSD head, or beta=0')
+        if self.beta and getattr(getattr(spec.student_model, 'bbox_head', None),
+                                 'reg_decoded_bbox', False):
+            raise UserError('MaskGuided: with reg_decoded_bbox=True the targets are not encoded '
+                            'boxes, which tell the level of each object; use False, or beta=0')
+        if self.beta:
+            self.coder = dict(means=head.coder['means'], stds=head.coder['stds'])
+            if head.project is not None:  # a distribution head clamps its targets to its bins
+                self.limits = (head.project.min().item(), head.project.max().item() - 1e-3)
+        self.pairs = pair_stages(spec.student, spec.teacher, select='heads')
+        self.use_pairs(self.pairs)
+        self.adapters.extend(build_adapter(p.student.channels, p.teacher.channels, self.adapter)
+                             for p in self.pairs)
+
+    def detection_factor(self, progress: Progress) -> float:
+        return 1.0 - self.phase.factor(progress)
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        objects = self._objects(lesson) if self.beta else {}
+        whole, parts, count = 0.0, 0.0, 0
+        for pair, adapter in zip(self.pairs, self.adapters, strict=True):
+            student = lesson.student.maps[pair.student.tap]                 # (B, C_S, h, w)
+            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
+            student, teacher = student.to(precise(student)), teacher.to(precise(teacher))
+            error = adapter(student, teacher.shape[-2:]) - teacher
+            whole = whole + error.square().mean()    # over C_T: the sum over channels, / C_T
+            boxes = objects.get(tuple(student.shape[-2:]))
+            if boxes is not None and sum(map(len, boxes)):
+                # pooling is linear: the crop of the difference is the difference of the crops
+                local = crops(error, boxes, lesson.input_shape, self.crop)
+                parts = parts + local.square().mean((1, 2, 3)).sum()
+                count += len(local)
+        seen = whole.new_tensor(float(count))
+        local = whole.new_zeros(()) + parts / mean_count(seen)
+        return dict(loss=whole + self.beta * local, whole=whole.detach(), local=local.detach(),
+                    crops=seen)
+
+    @torch.no_grad()
+    def _objects(self, lesson: Lesson) -> dict[tuple[int, int], list[Tensor]]:
+        """By map size, per image: the objects that own an anchor on that level."""
+        levels = lesson.student.head.levels
+        level_of = torch.cat([torch.full((h * w * a,), i) for i, (h, w, a) in enumerate(levels)])
+        found = [[] for _ in levels]
+        for image, boxes in enumerate(lesson.boxes):
+            own = lesson.targets.positive[image].nonzero()[:, 0]
+            hit = torch.zeros(len(levels), len(boxes), dtype=torch.bool, device=boxes.device)
+            if len(own) and len(boxes):
+                anchor_level = level_of.to(own.device)[own]
+                hit[anchor_level, self._owner(lesson, image, own, boxes)] = True
+            for level, mask in enumerate(hit):
+                found[level].append(boxes[mask])
+        return {(h, w): boxes for (h, w, _), boxes in zip(levels, found, strict=True)}
+
+    def _owner(self, lesson: Lesson, image: int, own: Tensor, boxes: Tensor) -> Tensor:
+        """Which object each positive anchor stands for: the one whose encoding is its target.
+
+        IoU would not tell: an anchor forced on a small object may overlap a large one more.
+        """
+        shape = (len(own), len(boxes), 4)
+        encoded = bbox2delta(lesson.anchors[own][:, None].expand(shape),
+                             boxes[None].expand(shape).contiguous(), **self.coder)
+        if self.limits:
+            encoded = encoded.clamp(*self.limits)
+        return (encoded - lesson.targets.boxes[image][own][:, None]).abs().sum(-1).argmin(1)
+
+    def describe(self) -> list[dict]:
+        return [dict(pair.describe(), adapter=type(adapter).__name__)
+                for pair, adapter in zip(self.pairs, self.adapters, strict=True)]

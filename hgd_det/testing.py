@@ -1,0 +1,151 @@
+"""Fakes for tests of terms: lessons and specs made from plain tensors, no detector needed."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from hgd_det.distill.lesson import HeadOutput, Lesson, Side, Targets
+from hgd_det.distill.schedule import Progress
+from hgd_det.distill.stages import MapSpec, Survey
+from hgd_det.distill.term import HeadSpec, Spec
+
+
+class Sample(SimpleNamespace):
+    """As much of a DetDataSample as a lesson reads."""
+
+    def __contains__(self, key: str) -> bool:
+        return hasattr(self, key)
+
+
+class Instances(Sample):
+    pass
+
+
+def make_sample(boxes: Sequence | Tensor = (), labels: Sequence | Tensor | None = None) -> Sample:
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    labels = torch.zeros(len(boxes), dtype=torch.long) if labels is None else torch.as_tensor(labels)
+    empty = Instances(bboxes=boxes.new_zeros(0, 4), labels=labels.new_zeros(0))
+    return Sample(gt_instances=Instances(bboxes=boxes, labels=labels), ignored_instances=empty)
+
+
+def make_lesson(student: dict[str, Tensor] | None = None, teacher: dict[str, Tensor] | None = None, *,
+                boxes: Sequence | None = None, box_labels: Sequence | None = None,
+                input_shape: tuple[int, int] = (300, 300),
+                student_head: tuple[Tensor, Tensor] | None = None,
+                teacher_head: tuple[Tensor, Tensor] | None = None,
+                levels: Sequence[tuple[int, int, int]] | None = None,
+                labels: Tensor | None = None, box_targets: Tensor | None = None,
+                label_weights: Tensor | None = None, num_classes: int | None = None,
+                anchors: Tensor | None = None, iteration: int = 0, total: int = 100) -> Lesson:
+    """A lesson from tensors.
+
+    ``boxes`` is one list of boxes per image; ``*_head`` is ``(cls (B,M,C+1), reg (B,M,R))``;
+    ``labels`` (B,M) are the anchors' target classes, ``box_targets`` (B,M,4) their encoded boxes.
+    """
+    some = next(iter((student or {}).values()), None)
+    batch = len(boxes) if boxes is not None else \
+        (some.shape[0] if some is not None else student_head[0].shape[0])
+    box_labels = box_labels or [None] * batch
+    samples = [make_sample(b, n) for b, n in zip(boxes or [()] * batch, box_labels, strict=True)]
+
+    def head(pair):
+        if pair is None:
+            return None
+        cls, reg = pair
+        shape = tuple(levels) if levels else ((1, cls.shape[1], 1),)
+        return lambda: HeadOutput(cls, reg, shape)
+
+    targets = None
+    if labels is not None:
+        c = num_classes if num_classes is not None else student_head[0].shape[-1] - 1
+        positive = (labels >= 0) & (labels < c)
+        weights = torch.ones(labels.shape) if label_weights is None else label_weights
+        wanted = torch.zeros(*labels.shape, 4) if box_targets is None else box_targets
+        made = Targets(labels, weights, wanted,
+                       positive[..., None].to(wanted.dtype).expand(*labels.shape, 4), c)
+        targets = lambda: made  # noqa: E731
+    return Lesson(Side(student or {}, head(student_head)), Side(teacher or {}, head(teacher_head)),
+                  samples, progress=Progress(iteration, total), input_shape=input_shape,
+                  targets=targets, anchors=None if anchors is None else (lambda: anchors))
+
+
+def make_survey(maps: dict[str, tuple[int, int]], input_size: int = 300, name: str = 'student',
+                sources: Sequence[str] = ()) -> Survey:
+    """``maps`` is ``{tap: (channels, size)}`` in execution order."""
+    return Survey(name, (input_size, input_size), tuple(
+        MapSpec(tap, c, (size, size), source=tap in sources, activated=True)
+        for tap, (c, size) in maps.items()))
+
+
+def make_spec(student: dict[str, tuple[int, int]], teacher: dict[str, tuple[int, int]], *,
+              input_size: int = 300, sources: Sequence[str] | None = None,
+              head: HeadSpec | None = None, teacher_head: HeadSpec | None = None) -> Spec:
+    """A spec from ``{tap: (channels, size)}`` of each detector; all maps are sources by default."""
+    return Spec(make_survey(student, input_size, 'student', student if sources is None else sources),
+                make_survey(teacher, input_size, 'teacher', teacher if sources is None else sources),
+                head, teacher_head or head, nn.Identity(), nn.Identity())
+
+
+def make_head_spec(anchors: Tensor | None = None, num_classes: int = 3, reg_channels: int = 4,
+                   project: Tensor | None = None) -> HeadSpec:
+    return HeadSpec('SSDHead', num_classes, num_classes + 1, reg_channels, False, anchors,
+                    dict(type='DeltaXYWHBBoxCoder', means=(0, 0, 0, 0), stds=(.1, .1, .2, .2)),
+                    project)
+
+
+def tiny_ssd(width: float = 1 / 16, num_classes: int = 3, *, depth: int = 16, with_bn: bool = True,
+             mean: float = 123.0, base: float = 0.2) -> dict:
+    """Model config of a small SSD for 96-pixel images: stages 96, 48, 24, 12, 6, 3, 1."""
+    c4, c7 = round(512 * width), round(1024 * width)
+    channels = (c4, c7, round(256 * width), round(256 * width))
+    return dict(
+        type='SingleStageDetector',
+        data_preprocessor=dict(type='DetDataPreprocessor', mean=[mean] * 3, std=[58.0] * 3,
+                               bgr_to_rgb=True, pad_size_divisor=1),
+        backbone=dict(type='SlimSSDVGG', depth=depth, width=width, with_bn=with_bn),
+        neck=dict(type='SSDNeck', in_channels=channels[:2], out_channels=channels,
+                  level_strides=(2, 1), level_paddings=(1, 0), l2_norm_scale=20,
+                  norm_cfg=dict(type='BN') if with_bn else None),
+        bbox_head=dict(
+            type='SSDHead', in_channels=channels, num_classes=num_classes,
+            anchor_generator=dict(
+                type='SSDAnchorGenerator', scale_major=False, input_size=96,
+                basesize_ratio_range=(base, 0.9), strides=[8, 16, 32, 96],
+                ratios=[[2], [2, 3], [2, 3], [2]], min_sizes=[12, 24, 40, 60],
+                max_sizes=[24, 40, 60, 90]),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4,
+                            target_stds=[0.1, 0.1, 0.2, 0.2])),
+        train_cfg=dict(
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.0,
+                          ignore_iof_thr=-1, gt_max_assign_all=False),
+            sampler=dict(type='PseudoSampler'), smoothl1_beta=1.0, allowed_border=-1,
+            pos_weight=-1, neg_pos_ratio=3, debug=False),
+        test_cfg=dict(nms_pre=200, nms=dict(type='nms', iou_threshold=0.45), min_bbox_size=0,
+                      score_thr=0.02, max_per_img=50))
+
+
+def make_batch(batch: int = 2, size: int = 96, num_classes: int = 3, seed: int = 0,
+               objects: Sequence[int] | None = None) -> dict:
+    """A batch as a data loader gives it, ready for ``train_step``: random images, random boxes."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+    generator = torch.Generator().manual_seed(seed)
+    images, samples = [], []
+    for i in range(batch):
+        n = 2 if objects is None else objects[i]
+        corner = torch.rand(n, 2, generator=generator) * size * 0.6
+        extent = (0.15 + 0.25 * torch.rand(n, 2, generator=generator)) * size
+        sample = DetDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size),
+                                             scale_factor=(1.0, 1.0), img_id=i, pad_shape=(size, size),
+                                             batch_input_shape=(size, size)))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + extent], 1),
+            labels=torch.randint(num_classes, (n,), generator=generator))
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4),
+                                                labels=torch.zeros(0, dtype=torch.long))
+        images.append((torch.rand(3, size, size, generator=generator) * 255).byte())
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
