@@ -1,0 +1,10 @@
+# The tiny student taught with the three losses of Chen et al. 2017: the twin of
+# configs/chen/ssd_half_voc.py for a laptop. Train configs/shapes/teacher.py first.
+#
+#   python tools/train.py configs/shapes/chen.py
+_base_ = './hgd_base.py'
+
+model = dict(terms=dict(
+    soft=dict(type='SoftLoss', mu=0.5, background_weight=1.5),
+    bounded=dict(type='BoundedRegression', weight=0.5, margin=0.0),
+    hint=dict(type='Hint', weight=0.5, normalize='channels')))

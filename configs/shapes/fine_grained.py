@@ -1,0 +1,10 @@
+# The tiny student taught with fine-grained feature imitation: the twin of
+# configs/rivals/fine_grained_half_voc.py for a laptop. Train configs/shapes/teacher.py first.
+#
+#   python tools/train.py configs/shapes/fine_grained.py
+_base_ = './hgd_base.py'
+
+# The authors' 400 iterations of warm-up would be most of these 500 steps
+model = dict(terms=dict(fine=dict(
+    type='FineGrained', psi=0.5, scope='global', weight=0.01, warmup=0.05)))
+optim_wrapper = dict(clip_grad=dict(max_norm=10))
