@@ -19,7 +19,7 @@ from hgd_det.models import count
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT / 'configs').as_posix()
                  for path in (ROOT / 'configs').rglob('*.py')
-                 if '_base_' not in path.parts and not path.stem.endswith('_base'))
+                 if '_base_' not in path.parts)
 
 
 @cache

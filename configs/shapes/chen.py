@@ -2,7 +2,7 @@
 # configs/chen/ssd_half_voc.py for a laptop. Train configs/shapes/teacher.py first.
 #
 #   python tools/train.py configs/shapes/chen.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 model = dict(terms=dict(
     soft=dict(type='SoftLoss', mu=0.5, background_weight=1.5),

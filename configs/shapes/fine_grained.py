@@ -2,7 +2,7 @@
 # configs/rivals/fine_grained_half_voc.py for a laptop. Train configs/shapes/teacher.py first.
 #
 #   python tools/train.py configs/shapes/fine_grained.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 # The authors' 400 iterations of warm-up would be most of these 500 steps
 model = dict(terms=dict(fine=dict(

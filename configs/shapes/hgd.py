@@ -2,7 +2,7 @@
 # for a laptop. Train configs/shapes/teacher.py first.
 #
 #   python tools/train.py configs/shapes/hgd.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 model = dict(terms=dict(hgd=dict(
     type='HGD', distance='cosine', macro='variance', micro='gt_mask',

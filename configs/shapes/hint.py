@@ -2,6 +2,6 @@
 # for a laptop. Train configs/shapes/teacher.py first.
 #
 #   python tools/train.py configs/shapes/hint.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 model = dict(terms=dict(hint=dict(type='Hint', weight='auto')))

@@ -2,7 +2,7 @@
 # laptop. Train configs/shapes/ld_teacher.py first.
 #
 #   python tools/train.py configs/shapes/ld.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 model = dict(
     student=dict(bbox_head=dict(type='DistributionSSDHead', n=16, lo=-8.0, hi=8.0)),

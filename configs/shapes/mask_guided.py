@@ -2,7 +2,7 @@
 # for a laptop. Train configs/shapes/teacher.py first.
 #
 #   python tools/train.py configs/shapes/mask_guided.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 model = dict(terms=dict(mask=dict(
     type='MaskGuided', beta=1.0,

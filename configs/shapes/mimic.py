@@ -2,6 +2,6 @@
 # Train configs/shapes/teacher.py first.
 #
 #   python tools/train.py configs/shapes/mimic.py
-_base_ = './hgd_base.py'
+_base_ = './_base_/distill.py'
 
 model = dict(terms=dict(mimic=dict(type='Mimic', weight='auto')))

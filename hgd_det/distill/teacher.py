@@ -134,7 +134,11 @@ class Teacher:
     @torch.no_grad()
     def forward(self, batch: Tensor, with_head: bool) -> tuple | None:
         """Run as deep as needed: backbone and extras, and the head when some term reads it."""
-        features = self.detector.extract_feat(self.inputs(batch))
+        batch = self.inputs(batch)
+        if batch.device.type == 'cpu':  # forward only, channels last is a third faster here
+            self.detector.to(memory_format=torch.channels_last)  # costs nothing once done
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        features = self.detector.extract_feat(batch)
         return self.detector.bbox_head(features) if with_head else None
 
 

@@ -3,7 +3,7 @@
 The teacher is the newest checkpoint of its own run (`configs/shapes/teacher.py`), or
 `--cfg-options model.teacher.checkpoint=PATH`.
 """
-_base_ = './student.py'
+_base_ = '../student.py'
 
 model = dict(
     _delete_=True,
