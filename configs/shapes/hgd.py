@@ -6,4 +6,4 @@ _base_ = './_base_/distill.py'
 
 model = dict(terms=dict(hgd=dict(
     type='HGD', distance='cosine', macro='variance', micro='gt_mask',
-    weight='auto', warmup=0.05)))
+    weight=100.0, warmup=0.05)))  # how it was chosen: docs/experiments.md

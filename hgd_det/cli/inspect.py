@@ -51,8 +51,24 @@ def describe(cfg) -> dict:
         facts['teacher'] = _cost(teacher.detector, teacher.input_size or size)
         facts['teacher'] |= {'config': teacher.name, 'checkpoint': teacher.checkpoint}
     if hasattr(model, 'describe'):  # a distiller: pairs and terms
+        for detector in (model.student, model.teacher and model.teacher.detector):
+            _draw(detector)
         facts |= model.describe()
     return facts
+
+
+def _draw(detector) -> None:
+    """Kaiming weights, whatever the config would load: under PyTorch's own small ones a deep plain
+    network lets nothing through, and the shares of the stages could not be told.
+    """
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in detector.modules() if detector is not None else ():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
 
 
 def input_size(cfg) -> tuple[int, int]:
@@ -90,14 +106,27 @@ def show(facts: dict) -> str:
             cost = facts[who]
             lines.append(f'{who}: {cost["params"]:,} parameters, {cost["macs"] / 1e9:.2f} G '
                          'multiply-adds')
-            lines += [f'  {each["name"]:<10} {each["channels"]:>5} x {_cell(each["size"])}'
+            lines += [f'  {each["name"]:<10} {each["channels"]:>5} x {each["size"][0]} x {each["size"][1]}'
                       for each in cost['maps']]
     for name, term in facts.get('terms', {}).items():
-        lines.append(f'{name}: {term.get("type", "")}')
-        for pair in term.get('pairs') or []:
-            lines.append('  ' + ', '.join(f'{key} {_cell(value)}' for key, value in pair.items()))
+        weight = term['schedule']['weight']
+        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["requires"])}')
+        lines += _table(term.get('pairs') or [])
     return '\n'.join(lines)
 
 
-def _cell(value) -> str:
-    return 'x'.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _table(pairs: list[dict]) -> list[str]:
+    """Who imitates whom; the share is the stage's part of the term before training, on noise."""
+    if not pairs:
+        return []
+    rows = [('stage', 'student', 'teacher', 'adapter', 'share')]
+    for pair in pairs:
+        size = 'x'.join(map(str, pair['size']))
+        mine, theirs = (f'{tap} ({channels})' for tap, channels in
+                        zip((pair['student'], pair['teacher']), pair['channels'], strict=True))
+        share = pair.get('share')
+        rows.append((size, mine, theirs, pair.get('adapter', ''),
+                     '' if share is None else f'{100 * share:.1f}%'))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return ['  ' + '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows]
