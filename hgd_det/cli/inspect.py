@@ -69,6 +69,8 @@ def _draw(detector) -> None:
         for module in detector.modules() if detector is not None else ():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
+            elif type(module).__name__ == 'L2Norm':  # mmdet leaves it uninitialised memory until then
+                nn.init.constant_(module.weight, module.scale)
 
 
 def input_size(cfg) -> tuple[int, int]:

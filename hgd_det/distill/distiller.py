@@ -90,9 +90,13 @@ class Distiller(BaseDetector):
     def _spec(self) -> Spec:
         teacher = self.teacher
         theirs = teacher.input_size or self.input_size
+        mine, head = head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs)
+        if teacher.same_classes and mine and head and mine.num_classes != head.num_classes:
+            raise UserError(f'the student knows {mine.num_classes} classes, the teacher '
+                            f'{head.num_classes} ({teacher.name}); take a teacher of the same data '
+                            'set, or, for feature terms, allow it with model.teacher.same_classes=False')
         return Spec(survey(self.student, self.input_size, 'student'),
-                    survey(teacher.detector, theirs, 'teacher'),
-                    head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs),
+                    survey(teacher.detector, theirs, 'teacher'), mine, head,
                     self.student, teacher.detector)
 
     # -- the student's own life ------------------------------------------------------------------

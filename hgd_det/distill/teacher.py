@@ -32,12 +32,15 @@ class Teacher:
         input_size: Where the teacher wants images of another size than the student's: the batch
             is resized for it.
         sha256: Refuse a checkpoint of another digest.
+        same_classes: Set False to learn features from a teacher of other classes (COCO to VOC, say);
+            without it such a teacher is taken for a mistake.
     """
 
     def __init__(self, config: str | Path | Config | dict, checkpoint: str | None = None,
-                 input_size: int | tuple[int, int] | None = None, sha256: str | None = None):
+                 input_size: int | tuple[int, int] | None = None, sha256: str | None = None,
+                 same_classes: bool = True):
         self.config = _read(config)
-        self.checkpoint, self.sha256 = checkpoint, sha256
+        self.checkpoint, self.sha256, self.same_classes = checkpoint, sha256, same_classes
         self.input_size = as_pair(input_size) if input_size else None
         self.classes: tuple[str, ...] | None = None
         self.digest: str | None = None
@@ -99,13 +102,13 @@ class Teacher:
 
     def check_classes(self, classes: tuple[str, ...] | None) -> None:
         """Refuse a teacher that learned other classes, or the same ones in another order."""
-        if not (self.classes and classes) or tuple(classes) == self.classes:
+        if not (self.same_classes and self.classes and classes) or tuple(classes) == self.classes:
             return
         differ = [f'{i}: teacher {a!r}, student {b!r}' for i, (a, b) in enumerate(
             zip(self.classes, classes, strict=False)) if a != b][:4]
         raise UserError(f'the teacher {self.checkpoint} was trained for other classes '
                         f'({len(self.classes)} against {len(classes)}; {"; ".join(differ)}); take a '
-                        'teacher of the same data set')
+                        'teacher of the same data set, or allow it with model.teacher.same_classes=False')
 
     def fit_input(self, student_preprocessor: nn.Module) -> None:
         """Prepare the conversion from the student's input normalisation to the teacher's."""

@@ -8,13 +8,16 @@ from mmengine.model import is_model_wrapper
 from hgd_det.distill.distiller import Distiller, log_correspondence
 from hgd_det.errors import UserError
 
+PREFIX = 'distill.'
+
 
 @HOOKS.register_module()
 class DistillHook(Hook):
     """Refuse what cannot work before the first step, log the correspondence, remember the teacher.
 
-    A checkpoint carries the teacher's sha256; resuming under another teacher is refused, because
-    half a run under each says nothing about either.
+    A checkpoint's ``state_dict`` is the plain student's, key for key; what only training needs lies
+    beside it under ``distill``, and comes back on resume. A checkpoint carries the teacher's sha256;
+    resuming under another teacher is refused, because half a run under each says nothing about either.
 
     Args:
         same_teacher: Set False to resume under another teacher on purpose.
@@ -34,7 +37,11 @@ class DistillHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
-        if distiller is not None and distiller.teacher is not None:
+        if distiller is None:
+            return
+        weights = checkpoint['state_dict']
+        checkpoint['distill'] = {k: weights.pop(k) for k in [k for k in weights if k.startswith(PREFIX)]}
+        if distiller.teacher is not None:
             checkpoint['meta']['teacher'] = dict(config=distiller.teacher.name,
                                                  checkpoint=str(distiller.teacher.checkpoint),
                                                  sha256=distiller.teacher.digest)
@@ -43,6 +50,7 @@ class DistillHook(Hook):
         distiller = _distiller(runner)
         if distiller is None or distiller.teacher is None or not runner._resume:
             return
+        checkpoint['state_dict'].update(checkpoint.get('distill') or {})
         before = (checkpoint.get('meta') or {}).get('teacher')
         if not (before and self.same_teacher) or before['sha256'] == distiller.teacher.digest:
             return

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from hgd_det.engine.guard import guard_mmengine
+from hgd_det.engine.replay import ReplayRunner
 from hgd_det.errors import UserError
 from hgd_det.paths import find_config
 
@@ -150,7 +151,7 @@ def build_runner(cfg: Config) -> Runner:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='StopHook'),
                         dict(type='ProgressHook')]
     with user_errors():
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
 
 
 def _join_processes(cfg: Config) -> None:
