@@ -8,25 +8,22 @@ Nothing flows back to the teacher and nothing is kept between steps.
 """
 from __future__ import annotations
 
-import difflib
-import inspect
 import time
 from collections.abc import Mapping
 
 import torch
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmengine.logging import MessageHub, print_log
-from mmengine.structures import InstanceData
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 import hgd_det.distill.terms  # noqa: F401  registers them
+from hgd_det.distill.correspondence import with_shares
 from hgd_det.distill.heads import HeadSpy, flatten, head_spec
 from hgd_det.distill.lesson import Lesson, Side
-from hgd_det.distill.registry import TERMS
+from hgd_det.distill.registry import build_term, split_entry
 from hgd_det.distill.schedule import Balance, Progress, Schedule
-from hgd_det.distill.stages import evaluating, survey
+from hgd_det.distill.stages import survey
 from hgd_det.distill.taps import Taps
 from hgd_det.distill.teacher import Teacher, as_pair
 from hgd_det.distill.term import Spec, Term
@@ -65,7 +62,7 @@ class Distiller(BaseDetector):
         self.progress: Progress | None = None  # set it to train without mmengine's runner
         self._register_state_dict_hook(_student_at_root)
         self._register_load_state_dict_pre_hook(self._root_to_student)
-        wanted = {name: _split(name, cfg) for name, cfg in (terms or {}).items() if cfg is not None}
+        wanted = {name: split_entry(name, cfg) for name, cfg in (terms or {}).items() if cfg is not None}
         wanted = {name: parts for name, parts in wanted.items() if not parts[1].off}
         if not wanted:
             return
@@ -80,7 +77,7 @@ class Distiller(BaseDetector):
                                     or DEFAULT_INPUT)
             spec = self._spec()
             for name, (config, schedule) in wanted.items():
-                term = _build(name, config)
+                term = build_term(name, config)
                 term.setup(spec)
                 if schedule.auto:
                     term.balance = Balance(schedule.ratio, schedule.average)
@@ -220,76 +217,15 @@ class Distiller(BaseDetector):
         """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
         terms = {name: dict(type=type(term).__name__, requires=sorted(term.requires),
                             schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
-                            pairs=self._with_shares(term))
+                            pairs=with_shares(self, term))
                  for name, term in self.distill.items()}
         pairs = next((t['pairs'] for t in terms.values() if t['pairs']), [])
         return dict(terms=terms, pairs=pairs)
-
-    @torch.no_grad()
-    def _with_shares(self, term: Term) -> list[dict]:
-        """The term's pairs, each with its share of the term's value before training.
-
-        Measured on two images of noise with one object in the middle: how a term splits over its
-        stages at the start follows from their number, size and statistics, not from the data.
-        """
-        pairs = term.describe()
-        if not pairs or not term.requires <= {'maps', 'boxes'}:
-            return pairs
-        height, width = self.input_size
-        parameter = next(self.student.parameters())
-        images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(parameter)
-        sample = DetDataSample(gt_instances=InstanceData(
-            bboxes=images.new_tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]),
-            labels=torch.zeros(1, dtype=torch.long, device=images.device)))
-        with evaluating(self), Taps(self.student, term.student_taps) as maps:
-            self.student.extract_feat(images)
-        with Taps(self.teacher.detector, term.teacher_taps, stop=True) as targets:
-            self.teacher.forward(images, with_head=False)
-        values = term(Lesson(Side(maps), Side(targets), [sample] * 2, progress=Progress(0, 1),
-                             input_shape=(height, width)))
-        parts = [float(values[f"d_{p['name']}"] * values.get(f"u_{p['name']}", 1.0))
-                 if f"d_{p.get('name')}" in values else None for p in pairs]
-        if None in parts or not sum(parts) > 0:
-            return pairs
-        return [dict(p, share=part / sum(parts)) for p, part in zip(pairs, parts, strict=True)]
-
 
 def _student_at_root(module, state_dict, prefix, local_metadata) -> None:
     """state_dict hook: ``student.backbone.x`` is saved as ``backbone.x``."""
     for key in [k for k in state_dict if k.startswith(f'{prefix}student.')]:
         state_dict[prefix + key[len(prefix) + len('student.'):]] = state_dict.pop(key)
-
-
-def _split(name: str, config: dict) -> tuple[dict, Schedule]:
-    """A term's config into its own arguments and its schedule."""
-    if not isinstance(config, Mapping) or 'type' not in config:
-        raise UserError(f"term {name!r} is {config!r}; write dict(type='HGD', weight=..., ...)")
-    if not name.isidentifier():
-        raise UserError(f'term name {name!r} must be a plain word: it becomes part of the log\'s keys')
-    kind = TERMS.module_dict.get(config['type'])
-    if kind is None:
-        known = sorted(TERMS.module_dict)
-        near = difflib.get_close_matches(str(config['type']), known, n=1, cutoff=0.4)
-        raise UserError(f'term {name!r}: there is no {config["type"]!r}'
-                        + (f'; did you mean {near[0]!r}?' if near else '')
-                        + f' Known: {", ".join(known)}')
-    rest = dict(config)
-    given = {k: rest.pop(k) for k in Schedule.KEYS if k in rest}
-    return rest, Schedule(**{**kind.schedule, **given})
-
-
-def _build(name: str, config: dict) -> Term:
-    """A term from its own arguments; unknown ones are refused with what it does accept."""
-    kind = TERMS.module_dict[config['type']]
-    options = {k: v for k, v in config.items() if k != 'type'}
-    accepted = [k for k in inspect.signature(kind).parameters if k != 'self']
-    wrong = [k for k in options if k not in accepted]
-    if wrong:
-        near = difflib.get_close_matches(wrong[0], [*accepted, *Schedule.KEYS], n=1)
-        raise UserError(f"term {name!r}: {config['type']} has no option {wrong[0]!r}"
-                        + (f'; did you mean {near[0]!r}?' if near else '')
-                        + f" It takes {', '.join(accepted) or 'none'}; and {', '.join(Schedule.KEYS)}")
-    return kind(**options)
 
 
 def _taps(terms: Mapping[str, Term], which: str) -> list[str]:
@@ -312,11 +248,3 @@ def _touch(term: Term, like: Tensor) -> Tensor:
     parameters = [p for p in term.parameters() if p.requires_grad]
     zero = like.new_zeros(())
     return zero + sum(p.sum() for p in parameters) * 0 if parameters else zero
-
-
-def log_correspondence(distiller: Distiller) -> None:
-    for name, term in distiller.describe()['terms'].items():
-        for pair in term['pairs']:
-            print_log(f"{name}: {pair['size'][0]}x{pair['size'][1]}  student {pair['student']} "
-                      f"({pair['channels'][0]}) <- teacher {pair['teacher']} ({pair['channels'][1]})",
-                      'current')

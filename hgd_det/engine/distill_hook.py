@@ -5,7 +5,8 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from hgd_det.distill.distiller import Distiller, log_correspondence
+from hgd_det.distill.correspondence import log_correspondence
+from hgd_det.distill.distiller import Distiller
 from hgd_det.errors import UserError
 
 PREFIX = 'distill.'

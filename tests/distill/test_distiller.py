@@ -351,3 +351,12 @@ def test_data_without_boxes_is_refused_by_a_term_that_needs_them():
     lesson = Lesson(Side({}), Side({}), [Sample()], progress=Progress(0, 1), input_shape=(96, 96))
     with pytest.raises(UserError, match='needs ground-truth boxes'):
         lesson.boxes  # noqa: B018
+
+
+def test_the_correspondence_tells_each_stages_share_and_leaves_the_student_as_it_was():
+    model = distiller(dict(hgd=dict(type='HGD'), every=dict(type='EveryNeed')))
+    before = copy.deepcopy(model.state_dict())
+    pairs = model.describe()['pairs']
+    assert [p['size'][0] for p in pairs] == [96, 48, 24, 12, 6, 3, 1]
+    assert sum(p['share'] for p in pairs) == pytest.approx(1) and all(p['share'] > 0 for p in pairs)
+    assert model.student.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
