@@ -90,7 +90,7 @@ def table(metrics: dict[str, float]) -> str:
     width = max(map(len, [*rows, *(key for key, _ in rest), 'class']))
     lines = []
     if rows:
-        lines.append('class'.ljust(width) + ''.join(name.rjust(12) for name in columns))
+        lines.append('class'.ljust(width) + ''.join(name.rjust(15) for name in columns))
         for name, values in rows.items():
             cells = [_cell(values.get(column, -1)) for column in columns]
             lines.append(name.ljust(width) + ''.join(cells))
@@ -99,7 +99,7 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def _cell(value: float) -> str:
-    return (f'{100 * value:.2f}' if value >= 0 else '-').rjust(12)
+    return (f'{100 * value:.2f}' if value >= 0 else '-').rjust(15)
 
 
 def _write(args: argparse.Namespace, metrics: dict) -> None:

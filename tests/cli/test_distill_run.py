@@ -114,3 +114,17 @@ def test_a_wrong_set_up_ends_with_one_message_and_status_2(lesson, hgd, tmp_path
     err = capsys.readouterr().err
     assert re.search(text, err), err
     assert 'Traceback' not in err
+
+
+def test_tensorboard_is_one_line_of_config_and_gets_every_value(lesson, hgd, tmp_path):
+    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    config = tmp_path / 'with_tensorboard.py'
+    config.write_text(f"_base_ = {str(lesson)!r}\nvisualizer = dict(type='DetLocalVisualizer', vis_backends="
+                      "[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])\n")
+    assert hgd('train', '--work-dir', tmp_path / 'run', '--no-validate', config=config,
+               options=['train_cfg.max_iters=3']) == 0
+    folder = next((tmp_path / 'run').glob('*/vis_data/events*')).parent
+    found = events.EventAccumulator(str(folder))
+    found.Reload()
+    assert {'loss_hgd', 'hgd_raw', 'hgd_weight', 'hgd_d_s96', 'hgd_u_s1', 'teacher_share'} <= set(
+        found.Tags()['scalars'])
