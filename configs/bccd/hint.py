@@ -3,4 +3,4 @@
 #   python tools/train.py configs/bccd/hint.py
 _base_ = './_base_/distill.py'
 
-model = dict(terms=dict(hint=dict(type='Hint', weight='auto')))
+model = dict(terms=dict(hint=dict(type='Hint', weight='auto', ratio=10.0)))  # docs/experiments.md
