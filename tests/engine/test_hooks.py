@@ -172,8 +172,13 @@ def test_a_second_signal_has_its_usual_effect(tmp_path):
         # to this very thread: two signals to the process may arrive as one
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    with hooks.listening(), pytest.raises(KeyboardInterrupt):
-        runner(tmp_path, Model(at={2: interrupt})).train()
+    # a job in the background of a shell begins with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with hooks.listening(), pytest.raises(KeyboardInterrupt):
+            runner(tmp_path, Model(at={2: interrupt})).train()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_listening_signals_keep_their_effect_and_training_goes_on(tmp_path):
