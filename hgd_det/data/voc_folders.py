@@ -25,11 +25,12 @@ class VOCFolders(ConcatDataset):
         data_root: where the folders are.
         metainfo: `dict(classes=(...))`, the same for all.
         pipeline, filter_cfg, test_mode: see `VOCFolder`.
+        indices: of each list only the first so many images, or these; for trials.
     """
 
     def __init__(self, ann_file: str | Sequence[str], data_root: str = '', *, metainfo: dict,
                  pipeline: Sequence = (), filter_cfg: dict | None = None, test_mode: bool = False,
-                 lazy_init: bool = False) -> None:
+                 indices: int | Sequence[int] | None = None, lazy_init: bool = False) -> None:
         lists = [ann_file] if isinstance(ann_file, str) else list(ann_file)
         if not lists:
             raise UserError("VOCFolders: ann_file is empty; give at least one list of images, such "
@@ -38,7 +39,7 @@ class VOCFolders(ConcatDataset):
         super().__init__([
             VOCFolder(ann_file=one, data_root=data_root, metainfo=metainfo, pipeline=pipeline,
                       data_prefix=dict(sub_data_root=folder_of(one)), filter_cfg=filter_cfg,
-                      test_mode=test_mode, lazy_init=lazy_init)
+                      test_mode=test_mode, indices=indices, lazy_init=lazy_init)
             for one in lists], lazy_init=lazy_init, ignore_keys=['dataset_type'])
 
 

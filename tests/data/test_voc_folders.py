@@ -50,6 +50,13 @@ def test_filters_apply_in_training_and_not_in_testing(root):
     assert len(VOCFolders(lists('VOC2007'), str(root), test_mode=True, **strict)) == 2
 
 
+def test_a_trial_takes_the_first_images_of_each_list(root):
+    whole = VOCFolders(lists('VOC2007', 'VOC2012'), str(root), test_mode=True, metainfo=CLASSES)
+    trial = VOCFolders(lists('VOC2007', 'VOC2012'), str(root), test_mode=True, metainfo=CLASSES, indices=1)
+    assert len(trial) == 2 < len(whole)
+    assert trial.get_data_info(0)['img_path'] == whole.get_data_info(0)['img_path']
+
+
 def test_the_folder_is_what_lies_above_image_sets():
     assert folder_of('VOC2007/ImageSets/Main/trainval.txt') == 'VOC2007'
     assert folder_of('/sets/mine/ImageSets/x.txt') == '/sets/mine'
