@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import hgd_det.registered  # noqa: E402,F401  first: it makes mmdet work without compiled ops
+
+# isort: split
 from mmdet.models import SingleStageDetector  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
-import hgd_det.registered  # noqa: E402,F401  makes mmdet work without compiled ops
 from hgd_det.data.shapes import picture  # noqa: E402
 from hgd_det.testing import tiny_ssd  # noqa: E402
 
