@@ -43,8 +43,9 @@ def with_shares(distiller, term: Term) -> list[dict]:
 
 
 def log_correspondence(distiller) -> None:
-    for name, term in distiller.describe()['terms'].items():
-        for pair in term['pairs']:
+    """Who imitates whom, in the log of a run; no shares here, which would cost a pass of both detectors."""
+    for name, term in distiller.distill.items():
+        for pair in term.describe():
             print_log(f"{name}: {pair['size'][0]}x{pair['size'][1]}  student {pair['student']} "
                       f"({pair['channels'][0]}) <- teacher {pair['teacher']} ({pair['channels'][1]})",
                       'current')

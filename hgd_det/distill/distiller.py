@@ -222,6 +222,7 @@ class Distiller(BaseDetector):
         pairs = next((t['pairs'] for t in terms.values() if t['pairs']), [])
         return dict(terms=terms, pairs=pairs)
 
+
 def _student_at_root(module, state_dict, prefix, local_metadata) -> None:
     """state_dict hook: ``student.backbone.x`` is saved as ``backbone.x``."""
     for key in [k for k in state_dict if k.startswith(f'{prefix}student.')]:

@@ -42,6 +42,7 @@ class Teacher:
         self.config = _read(config)
         self.checkpoint, self.sha256, self.same_classes = checkpoint, sha256, same_classes
         self.input_size = as_pair(input_size) if input_size else None
+        self._convert: tuple | None = None  # (student's, teacher's) normalisation where they differ
         self.classes: tuple[str, ...] | None = None
         self.digest: str | None = None
         self.loaded = False
@@ -114,7 +115,6 @@ class Teacher:
         """Prepare the conversion from the student's input normalisation to the teacher's."""
         mine, theirs = _normalisation(self.detector.data_preprocessor), \
             _normalisation(student_preprocessor)
-        self._convert = None
         if mine == theirs:
             return
         self._convert = (theirs, mine)
