@@ -86,7 +86,7 @@ def make_spec(student: dict[str, tuple[int, int]], teacher: dict[str, tuple[int,
     """A spec from ``{tap: (channels, size)}`` of each detector; all maps are sources by default."""
     return Spec(make_survey(student, input_size, 'student', student if sources is None else sources),
                 make_survey(teacher, input_size, 'teacher', teacher if sources is None else sources),
-                head, teacher_head or head, nn.Identity(), nn.Identity())
+                nn.Identity(), nn.Identity(), lambda: (head, teacher_head or head))
 
 
 def make_head_spec(anchors: Tensor | None = None, num_classes: int = 3, reg_channels: int = 4,

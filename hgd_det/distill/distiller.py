@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import hgd_det.distill.terms  # noqa: F401  registers them
 from hgd_det.distill.correspondence import with_shares
-from hgd_det.distill.heads import HeadSpy, flatten, head_spec
+from hgd_det.distill.heads import HeadSpy, differing_classes, flatten, head_spec
 from hgd_det.distill.lesson import Lesson, Side
 from hgd_det.distill.registry import build_term, split_entry
 from hgd_det.distill.schedule import Balance, Progress, Schedule
@@ -87,14 +87,14 @@ class Distiller(BaseDetector):
     def _spec(self) -> Spec:
         teacher = self.teacher
         theirs = teacher.input_size or self.input_size
-        mine, head = head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs)
-        if teacher.same_classes and mine and head and mine.num_classes != head.num_classes:
-            raise UserError(f'the student knows {mine.num_classes} classes, the teacher '
-                            f'{head.num_classes} ({teacher.name}); take a teacher of the same data '
-                            'set, or, for feature terms, allow it with model.teacher.same_classes=False')
+        differ = None if not teacher.same_classes else differing_classes(self.student, teacher.detector)
+        if differ:
+            raise UserError(f'the student knows {differ[0]} classes, the teacher {differ[1]} '
+                            f'({teacher.name}); take a teacher of the same data set, or, for feature '
+                            'terms, allow it with model.teacher.same_classes=False')
         return Spec(survey(self.student, self.input_size, 'student'),
-                    survey(teacher.detector, theirs, 'teacher'), mine, head,
-                    self.student, teacher.detector)
+                    survey(teacher.detector, theirs, 'teacher'), self.student, teacher.detector,
+                    lambda: (head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs)))
 
     # -- the student's own life ------------------------------------------------------------------
     def predict(self, batch_inputs, batch_data_samples, **kwargs):

@@ -1,8 +1,9 @@
 """The contract of a term, and the registry of terms."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
@@ -35,10 +36,21 @@ class Spec:
     """All that a term learns of the two detectors when it is set up."""
     student: Survey
     teacher: Survey
-    student_head: HeadSpec | None
-    teacher_head: HeadSpec | None
     student_model: nn.Module
     teacher_model: nn.Module
+    read_heads: Callable[[], tuple[HeadSpec | None, HeadSpec | None]]
+
+    @cached_property
+    def _heads(self) -> tuple[HeadSpec | None, HeadSpec | None]:
+        return self.read_heads()  # runs both heads: only when a term asks
+
+    @property
+    def student_head(self) -> HeadSpec | None:
+        return self._heads[0]
+
+    @property
+    def teacher_head(self) -> HeadSpec | None:
+        return self._heads[1]
 
     def same_anchors(self, name: str) -> None:
         """Refuse detectors whose anchors differ: anchor-wise terms compare anchor by anchor."""

@@ -1,4 +1,4 @@
-"""HGD on detectors nobody wrote a line for: two anchor-based families and an anchor-free one."""
+"""HGD on detectors nobody wrote a line for: two anchor-based families and two anchor-free ones."""
 import mmdet
 import pytest
 import torch
@@ -46,3 +46,20 @@ def test_hgd_builds_and_trains(path):
     assert distances[-1] < distances[0]
     assert not any(k.startswith(('student.', 'teacher.')) for k in model.state_dict())
     assert mmdet.__version__
+
+
+def test_a_head_that_assigns_inside_its_loss_is_no_obstacle_to_a_feature_term():
+    """YOLOX's head has no `get_targets` and three outputs per level."""
+    configs = [get_config(f'mmdet::yolox/yolox_{size}_8xb8-300e_coco.py') for size in ('tiny', 's')]
+    for config in configs:
+        config.model.data_preprocessor.pop('batch_augments', None)
+    student, teacher = configs
+    model = Distiller(student.model, dict(config=teacher, checkpoint='untrained'),
+                      dict(hgd=dict(type='HGD', weight=1.0, warmup=0)), input_size=128)
+    model.init_weights()
+    model.train().progress = Progress(0, 10)
+    data = model.data_preprocessor(make_batch(batch=2, size=128, num_classes=80), True)
+    total, log = model.parse_losses(model.loss(data['inputs'], data['data_samples']))
+    total.backward()
+    assert log['hgd_raw'] > 0 and torch.isfinite(total)
+    assert [p['size'][0] for p in model.describe()['pairs']] == [64, 32, 16, 8, 4]

@@ -356,7 +356,7 @@ def test_ssd300_has_nine_stages_from_300_to_1():
     import hgd_det.models  # noqa: F401
     student, teacher = ssd(16, .125), ssd(11, .25)
     spec = Spec(survey(student, (300, 300), 'student'), survey(teacher, (300, 300), 'teacher'),
-                None, None, student, teacher)
+                student, teacher, lambda: (None, None))
     term = HGD()
     term.setup(spec)
     rows = term.describe()
@@ -374,7 +374,7 @@ def test_mmdets_own_ssd300_has_the_paper_s_taps_and_adapters():
     student, teacher = ssd(16, .5), ssd(16, 1.0, 'SSDVGG')
     term = HGD()
     term.setup(Spec(survey(student, (300, 300), 'student'), survey(teacher, (300, 300), 'teacher'),
-                    None, None, student, teacher))
+                    student, teacher, lambda: (None, None)))
     rows = term.describe()
     assert [row['teacher'] for row in rows[:3]] == [f'backbone.features.{i}' for i in (3, 8, 15)]
     assert sum(p.numel() for p in term.parameters()) == 931_008
