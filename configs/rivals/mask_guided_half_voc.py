@@ -5,5 +5,4 @@
 _base_ = '../_base_/distill_voc_half.py'
 
 model = dict(terms=dict(mask=dict(
-    type='MaskGuided', beta=1.0,
-    alone=0.3, stop=0.3)))  # detection begins where imitation ends
+    type='MaskGuided', beta=1.0, stop=0.3)))  # detection begins where imitation ends

@@ -8,6 +8,7 @@ Nothing flows back to the teacher and nothing is kept between steps.
 """
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -131,7 +132,6 @@ class Distiller(BaseDetector):
         active = {name: self.distill[name] for name, factor in factors.items() if factor > 0}
         if not active:
             losses = self.student.loss(batch_inputs, batch_data_samples)
-            self._silence(losses, progress, {})
             return losses | {f'loss_{name}': _touch(term, batch_inputs)
                              for name, term in self.distill.items()}
         needs = frozenset().union(*(term.requires for term in active.values()))
@@ -142,7 +142,7 @@ class Distiller(BaseDetector):
                         input_shape=batch_inputs.shape[-2:], targets=spy.targets,
                         anchors=spy.anchors, neg_pos_ratio=spy.neg_pos_ratio, images=batch_inputs)
         detection = _total(losses)
-        self._silence(losses, progress, active)
+        self._silence(losses, active)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             for name, term in self.distill.items():
                 losses.update(self._taught(name, term, lesson, factors[name], detection))
@@ -183,11 +183,9 @@ class Distiller(BaseDetector):
             term.balance.update(detection, raw)
         return term.balance.factor
 
-    def _silence(self, losses: dict, progress: Progress, active: Mapping[str, Term]) -> None:
-        """Scale the student's own losses where a term asks for it (Chen's mu, two-stage methods)."""
-        factor = 1.0
-        for term in self.distill.values():
-            factor *= term.detection_factor(progress)
+    def _silence(self, losses: dict, active: Mapping[str, Term]) -> None:
+        """Scale the student's own losses where a term asks for it (Chen's mu) or its schedule does."""
+        factor = math.prod(self.schedules[name].detection for name in active)
         scales = [(k, s) for term in active.values() for k, s in term.scales_detection.items()]
         for key, value in losses.items():
             scale = factor

@@ -33,6 +33,8 @@ class Schedule:
             a fraction of the training.
         ramp: Linear rise behind the warm-up; 0 is a hard switch.
         stop: From here the weight is 0 again (some methods help most in the beginning).
+        detection: Factor on all of the student's own losses while the term counts. With 0 the term
+            is a phase of imitation alone; what follows `stop` is plain training from there.
         ratio: For ``'auto'``: the term's wanted size relative to the detection loss.
         average: For ``'auto'``: iterations to average over before the factor is frozen.
     """
@@ -40,10 +42,11 @@ class Schedule:
     warmup: float = 0
     ramp: float = 0
     stop: float | None = None
+    detection: float = 1.0
     ratio: float = 1.0
     average: int = 100
 
-    KEYS = ('weight', 'warmup', 'ramp', 'stop', 'ratio', 'average')
+    KEYS = ('weight', 'warmup', 'ramp', 'stop', 'detection', 'ratio', 'average')
 
     def __post_init__(self):
         if isinstance(self.weight, str):
@@ -51,7 +54,7 @@ class Schedule:
                 raise UserError(f"weight={self.weight!r}; give a number or 'auto'")
         elif not self.weight >= 0:
             raise UserError(f'weight={self.weight}; a term cannot have a negative weight')
-        for key in ('warmup', 'ramp', 'stop', 'ratio'):
+        for key in ('warmup', 'ramp', 'stop', 'detection', 'ratio'):
             value = getattr(self, key)
             if value is not None and not value >= 0:
                 raise UserError(f'{key}={value}; it cannot be negative')
@@ -68,13 +71,17 @@ class Schedule:
         return not self.auto and self.weight == 0
 
     def check(self, total: int, name: str) -> None:
-        """Refuse a warm-up that never ends."""
+        """Refuse a warm-up, or a phase without detection, that never ends."""
         warmup = self._iterations(self.warmup, total)
         if warmup >= total:
             raise UserError(f'term {name!r}: warmup={self.warmup} is {warmup} iterations, but training '
                             f'has only {total}; the term would never count')
-        if self.stop is not None and self._iterations(self.stop, total) <= warmup:
+        stop = total if self.stop is None else self._iterations(self.stop, total)
+        if stop <= warmup:
             raise UserError(f'term {name!r}: stop={self.stop} comes before warmup={self.warmup} ends')
+        if self.detection == 0 and warmup == 0 and stop >= total:
+            raise UserError(f'term {name!r}: detection=0 until stop={self.stop}, but training has '
+                            f'{total} iterations; the student would never learn to detect')
 
     def factor(self, progress: Progress) -> float:
         """The multiple of the weight at this iteration, in [0, 1]."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from hgd_det.distill.schedule import Progress
 from hgd_det.distill.stages import Survey
 from hgd_det.errors import UserError
 
@@ -116,13 +115,6 @@ class Term(nn.Module):
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         raise NotImplementedError
-
-    def detection_factor(self, progress: Progress) -> float:
-        """Factor on all of the student's own losses: 0 during a phase of imitation alone.
-
-        A pure function of the iteration, so that a resumed run is in the right phase.
-        """
-        return 1.0
 
     def describe(self) -> list[dict]:
         """Rows for the correspondence table: ``Pair.describe()`` plus the adapter's name."""

@@ -26,9 +26,8 @@ class EveryNeed(Term):
     """Reads all a lesson offers."""
     requires = frozenset({'maps', 'head', 'targets', 'boxes'})
 
-    def __init__(self, mute_until: float = 0.0, mu: float = 1.0):
+    def __init__(self, mu: float = 1.0):
         super().__init__()
-        self.mute_until = mute_until
         self.scales_detection = {'loss_cls': mu} if mu != 1 else {}
         self.seen = []
 
@@ -38,9 +37,6 @@ class EveryNeed(Term):
         self.use_pairs(self.pairs)
         self.adapters = nn.ModuleList(build_adapter(p.student.channels, p.teacher.channels)
                                       for p in self.pairs)
-
-    def detection_factor(self, progress):
-        return 0.0 if progress.fraction < self.mute_until else 1.0
 
     def forward(self, lesson):
         assert not any(lesson.teacher.maps[p.teacher.tap].requires_grad for p in self.pairs)
@@ -256,7 +252,7 @@ def test_terms_can_scale_or_silence_the_students_own_losses():
     _, half = step(distiller(dict(every=dict(type='EveryNeed', mu=0.5))), data)
     assert half['loss_cls'] == pytest.approx(plain['loss_cls'] / 2, rel=1e-6)
     assert half['loss_bbox'] == pytest.approx(plain['loss_bbox'], rel=1e-6)
-    _, mute = step(distiller(dict(every=dict(type='EveryNeed', mute_until=0.3))), data)
+    _, mute = step(distiller(dict(every=dict(type='EveryNeed', stop=0.3, detection=0))), data)
     assert mute['loss_cls'] == mute['loss_bbox'] == 0 and mute['loss_every_maps'] > 0
 
 

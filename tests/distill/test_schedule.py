@@ -22,6 +22,7 @@ def test_the_factor_is_a_pure_function_of_the_iteration(options, expected):
     (dict(weight=-1), 'negative weight'), (dict(weight='balanced'), "number or 'auto'"),
     (dict(warmup=-1), 'warmup=-1'), (dict(average=0), 'at least one'),
     (dict(weight=float('nan')), 'negative weight'), (dict(ratio=-2), 'ratio=-2'),
+    (dict(detection=-1), 'detection=-1'),
 ])
 def test_a_schedule_that_makes_no_sense_is_refused(options, text):
     with pytest.raises(UserError, match=text):
@@ -34,6 +35,14 @@ def test_a_warm_up_longer_than_training_is_refused():
     with pytest.raises(UserError, match='before warmup'):
         Schedule(warmup=0.5, stop=0.4).check(100, 'hgd')
     Schedule(warmup=99).check(100, 'hgd')
+
+
+def test_a_phase_without_detection_must_end():
+    for endless in (Schedule(detection=0), Schedule(detection=0, stop=100)):
+        with pytest.raises(UserError, match='never learn to detect'):
+            endless.check(100, 'mask')
+    Schedule(detection=0, stop=0.3).check(100, 'mask')
+    Schedule(detection=0, warmup=0.5).check(100, 'mask')
 
 
 def test_the_balance_averages_then_freezes():

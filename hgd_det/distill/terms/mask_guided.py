@@ -10,12 +10,9 @@ from hgd_det.distill.boxes import crops
 from hgd_det.distill.functional import choose, precise
 from hgd_det.distill.lesson import Lesson, mean_count
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.schedule import Progress, Schedule
 from hgd_det.distill.stages import pair_stages
 from hgd_det.distill.term import Spec, Term
 from hgd_det.errors import UserError
-
-ALONE = 0.3  # of the iterations
 
 
 @TERMS.register_module()
@@ -33,22 +30,20 @@ class MaskGuided(Term):
     the paper's abstract was at hand: two phases, global maps, regions covered by objects. The
     equations and the 30 % are ours.
 
-    In the first phase the detection losses are multiplied by 0, so the heads do not learn (weight
-    decay still touches them: by less than 2 % over VOC's first phase). Both phases follow from
-    the iteration alone; a run resumes in the right one.
+    The first phase lasts until the schedule's ``stop``; its ``detection=0`` multiplies the detection
+    losses by 0 meanwhile, so the heads do not learn (weight decay still touches them: by less than
+    2 % over VOC's first phase). Both phases follow from the iteration alone; a run resumes in the
+    right one.
 
     Args:
         beta: Weight of the local part.
-        alone: How long detection is switched off: a fraction below 1, or iterations. Set the
-            schedule's ``stop`` (when imitation ends) to the same value.
         crop: Cells per side of a crop.
         adapter: ``always`` a 1x1 convolution, only on channel ``mismatch``, or ``none``.
     """
     requires = frozenset({'maps', 'targets', 'boxes'})
-    schedule = dict(weight=1.0, stop=ALONE)
+    schedule = dict(weight=1.0, stop=0.3, detection=0.0)
 
-    def __init__(self, *, beta: float = 1.0, alone: float = ALONE, crop: int = 7,
-                 adapter: str = 'always'):
+    def __init__(self, *, beta: float = 1.0, crop: int = 7, adapter: str = 'always'):
         super().__init__()
         if beta < 0:
             raise UserError(f'MaskGuided: beta={beta}; it cannot be negative')
@@ -56,7 +51,6 @@ class MaskGuided(Term):
             raise UserError(f'MaskGuided: crop={crop}; a crop has at least one cell')
         choose('MaskGuided', 'adapter', adapter, POLICIES)
         self.beta, self.crop, self.adapter = beta, crop, adapter
-        self.phase = Schedule(stop=alone)
         self.pairs = []
         self.adapters = nn.ModuleList()
         self.coder: dict = {}
@@ -81,9 +75,6 @@ class MaskGuided(Term):
         self.use_pairs(self.pairs)
         self.adapters.extend(build_adapter(p.student.channels, p.teacher.channels, self.adapter)
                              for p in self.pairs)
-
-    def detection_factor(self, progress: Progress) -> float:
-        return 1.0 - self.phase.factor(progress)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         objects = self._objects(lesson) if self.beta else {}

@@ -222,20 +222,17 @@ def test_maps_of_a_teacher_with_another_input_size_are_resized():
     assert torch.isfinite(term(lesson)['loss'])
 
 
-def test_detection_is_off_exactly_while_imitation_is_on():
-    term, schedule = MaskGuided(), Schedule(**MaskGuided.schedule)
-    for total in (1, 7, 100, 62003):
-        for iteration in {0, 1, round(.3 * total) - 1, round(.3 * total), total - 1} - {-1}:
-            progress = Progress(iteration, total)
-            imitating, detecting = schedule.factor(progress), term.detection_factor(progress)
-            assert {imitating, detecting} <= {0., 1.} and imitating + detecting == 1, progress
-    assert MaskGuided(alone=40).detection_factor(Progress(39, 100)) == 0
-    assert MaskGuided(alone=0).detection_factor(Progress(0, 100)) == 1
+def test_imitation_without_detection_lasts_three_tenths_of_the_run():
+    schedule = Schedule(**MaskGuided.schedule)
+    assert schedule.detection == 0 and schedule.factor(Progress(0, 100)) == 1
+    for total in (7, 100, 62003):
+        end = round(.3 * total)
+        assert [schedule.factor(Progress(i, total)) for i in (end - 1, end)] == [1, 0]
 
 
 def test_impossible_set_ups_are_refused_saying_how_to_go_on():
     for options, word in ((dict(beta=-1), 'beta'), (dict(crop=0), 'crop'),
-                          (dict(adapter='x'), 'adapter'), (dict(alone=-.1), 'stop')):
+                          (dict(adapter='x'), 'adapter')):
         with pytest.raises(UserError, match=word):
             TERMS.build(dict(type='MaskGuided', **options))
     spec = make_spec(STUDENT, TEACHER, input_size=SIDE, head=make_head_spec(None, C))
