@@ -4,4 +4,4 @@
 #   python tools/train.py configs/shapes/mimic.py
 _base_ = './_base_/distill.py'
 
-model = dict(terms=dict(mimic=dict(type='Mimic', weight='auto')))
+model = dict(terms=dict(mimic=dict(type='Mimic', weight='auto', ratio=10.0)))  # docs/experiments.md
