@@ -35,7 +35,11 @@ STATISTICS = ('mean', 'variance')
 
 @TERMS.register_module()
 class HGD(Term):
-    """``L = sum_s mean_b u_b^s D_b^s`` with ``D_b^s = sum_ij v_ij l_ij / sum_ij v_ij``.
+    """Imitate the maps of every stage, weighing the stages and the cells of each.
+
+    ::
+
+        L = sum_s mean_b u_b^s D_b^s,   D_b^s = sum_ij v_ij l_ij / sum_ij v_ij
 
     ``l_ij`` is the distance between the vectors along channels of the adapted student map and the
     teacher map in one cell; ``v`` (micro) weighs cells of a stage, ``u`` (macro) weighs stages.
