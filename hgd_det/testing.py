@@ -149,3 +149,34 @@ def make_batch(batch: int = 2, size: int = 96, num_classes: int = 3, seed: int =
         images.append((torch.rand(3, size, size, generator=generator) * 255).byte())
         samples.append(sample)
     return dict(inputs=images, data_samples=samples)
+
+
+def make_student(model: dict, size: int = 96, seed: int = 0):
+    """A :class:`~hgd_det.deploy.student.Student` with random weights that finds something, and something
+    else in each image: BatchNorm is fitted to noise, as the features would die out on their way, and
+    the scores are drawn wide."""
+    from pathlib import Path
+
+    from mmengine.config import Config
+
+    from hgd_det.deploy.student import Student, build
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(size, size), keep_ratio=False),
+                dict(type='PackDetInputs', meta_keys=('img_shape', 'ori_shape', 'scale_factor'))]
+    config = Config(dict(model=model, input_size=size, default_scope='mmdet',
+                         test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = build(config)
+        detector.init_weights()
+        for module in detector.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():
+            noise = nn.functional.interpolate(torch.randn(8, 3, 12, 12), (size, size))
+            detector.train().extract_feat(4 * noise)
+        for name, weights in detector.bbox_head.named_parameters():
+            if name.endswith('weight'):
+                nn.init.normal_(weights, std=.06)
+    classes = tuple(f'class{i}' for i in range(detector.bbox_head.num_classes))
+    detector.dataset_meta = dict(classes=classes)
+    return Student(detector.eval(), config, classes, (size, size), Path('student.pth'))

@@ -1,0 +1,194 @@
+"""One way to run any form of a detector: checkpoint, ONNX file, `torch.export` program.
+
+    model = open_model('student.onnx')
+    model.classes, model.input_size
+    model([image])          # RGB arrays of any size -> [Detections in pixels of the image]
+    model.detect(batch)     # uint8 (B, H, W, 3) at input size -> [Detections in fractions]
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hgd_det.deploy.postprocess import Detections, Settings, detections
+from hgd_det.errors import UserError
+
+SUFFIXES = ('.pth', '.pt', '.safetensors', '.onnx', '.pt2')
+
+
+class Model:
+    """A detector that runs. Subclasses say how: `detect`, and `raw` where one can look inside.
+
+    Attributes:
+        kind: What runs it: ``torch``, ``onnxruntime``, ``torch.export``.
+        classes: Names by label.
+        input_size: (height, width) of `detect`'s batches; None: any.
+        settings: How detections are chosen from raw outputs.
+    """
+    kind = ''
+
+    def __init__(self, path: Path, classes: Sequence[str], input_size: tuple[int, int] | None,
+                 settings: Settings | None):
+        self.path, self.classes, self.settings = path, tuple(classes), settings
+        self.input_size = input_size and tuple(input_size)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """RGB uint8 images of any sizes, in one batch; boxes in pixels of each image."""
+        found = self.detect(np.stack([self.resize(image) for image in images]))
+        return [each.scaled(image.shape[1], image.shape[0])
+                for each, image in zip(found, images, strict=True)]
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """As the pipeline does in training: stretched, bilinear."""
+        height, width = self.input_size
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Boxes (B, M, 4) and scores (B, M, C) of all anchors; None where NMS is built in."""
+        return None
+
+    def detect(self, batch: np.ndarray) -> list[Detections]:
+        boxes, scores = self.raw(batch)
+        return [detections(*each, self.settings) for each in zip(boxes, scores, strict=True)]
+
+
+class TorchModel(Model):
+    """A checkpoint, run by mmdet's own code: preprocessing, `predict`, NMS."""
+    kind = 'torch'
+
+    def __init__(self, student):
+        super().__init__(student.path, student.classes, student.input_size, None)
+        self.student = student
+        self._pipeline = self._graph = None
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        if self.input_size:
+            return super().__call__(images)
+        found = [self._pipeline_of(image) for image in images]     # shapes differ after resizing
+        return [self._predict([data['inputs']], [data['data_samples']], rescale=True)[0]
+                for data in found]
+
+    def detect(self, batch: np.ndarray) -> list[Detections]:
+        import torch
+        from mmdet.structures import DetDataSample
+        shape = batch.shape[1:3]
+        meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+        inputs = [torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+                  for image in batch]          # BGR, as mmdet loads
+        found = self._predict(inputs, [DetDataSample(metainfo=dict(meta)) for _ in inputs])
+        return [each.scaled(1 / shape[1], 1 / shape[0]) for each in found]
+
+    def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+        if self._graph is None:
+            from hgd_det.deploy.graph import DetectorGraph
+            self._graph = DetectorGraph(self.student, fold=False)
+        with torch.inference_mode():
+            return tuple(out.numpy() for out in self._graph(torch.from_numpy(batch)))
+
+    def _predict(self, inputs: list, samples: list, rescale: bool = False) -> list[Detections]:
+        import torch
+        detector = self.student.detector
+        with torch.inference_mode():
+            data = detector.data_preprocessor(dict(inputs=inputs, data_samples=samples), False)
+            found = detector.predict(data['inputs'], data['data_samples'], rescale=rescale)
+        return [Detections(*(sample.pred_instances[key].cpu().numpy()
+                             for key in ('bboxes', 'scores', 'labels'))) for sample in found]
+
+    def _pipeline_of(self, image: np.ndarray) -> dict:
+        if self._pipeline is None:
+            from mmcv.transforms import Compose
+            from mmengine.registry import DefaultScope
+
+            from hgd_det.deploy.student import test_pipeline
+            steps = [dict(step) for step in test_pipeline(self.student.config)
+                     if not step['type'].startswith(('Load', 'RobustLoad'))]
+            with DefaultScope.overwrite_default_scope('mmdet'):
+                self._pipeline = Compose(steps)
+        return self._pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_id=0, img_path='',
+                                   img_shape=image.shape[:2], ori_shape=image.shape[:2]))
+
+
+class ProgramModel(Model):
+    """A `.pt2` file written by the export."""
+    kind = 'torch.export'
+
+    def __init__(self, path: Path):
+        import torch
+        extra = {'hgd_det.json': ''}
+        try:
+            program = torch.export.load(path, extra_files=extra)
+        except Exception as error:  # the format's reader raises many types on damaged files
+            raise UserError(f'{path} is not a program written by torch.export: {error}') from None
+        meta = _meta(json.loads(extra['hgd_det.json'] or '{}'), path)
+        super().__init__(path, meta['classes'], meta['input_size'], meta['settings'])
+        self.module = program.module()
+
+    def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+        with torch.inference_mode():
+            return tuple(out.numpy() for out in self.module(torch.from_numpy(batch)))
+
+
+class OnnxModel(Model):
+    """An `.onnx` file written by the export, run by onnxruntime on the CPU."""
+    kind = 'onnxruntime'
+
+    def __init__(self, path: Path, threads: int | None = None):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError(f'{path} needs the onnxruntime package: pip install onnxruntime') from None
+        from hgd_det.deploy.onnx_file import read_meta
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, ['CPUExecutionProvider'])
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            raise UserError(f'{path} cannot be run by onnxruntime: {error}') from None
+        meta = _meta(read_meta(self.session), path)
+        self.with_nms = len(self.session.get_outputs()) == 3
+        super().__init__(path, meta['classes'], meta['input_size'], meta['settings'])
+
+    def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if self.with_nms else tuple(self.session.run(None, {'images': batch}))
+
+    def detect(self, batch: np.ndarray) -> list[Detections]:
+        if not self.with_nms:
+            return super().detect(batch)
+        boxes, scores, labels = self.session.run(None, {'images': batch})
+        return [Detections(b[n >= 0], s[n >= 0], n[n >= 0])
+                for b, s, n in zip(boxes, scores, labels, strict=True)]
+
+
+def open_model(path: str | Path, config: str | Path | None = None, options: Sequence[str] = (),
+               threads: int | None = None) -> Model:
+    """Any form of a detector. `config` is for checkpoints that do not hold theirs; `threads` 0 or
+    None leaves the choice to the runtime (torch's is set for the whole process)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'model {path} does not exist' if not path.exists() else
+                        f'model {path} is a folder; give one of its files')
+    if path.suffix not in SUFFIXES:
+        raise UserError(f'model {path}: a file ends in {", ".join(SUFFIXES)}')
+    if path.suffix == '.onnx':
+        return OnnxModel(path, threads)
+    if path.suffix == '.pt2':
+        return ProgramModel(path)
+    from hgd_det.deploy.student import load_student
+    return TorchModel(load_student(path, config, options))
+
+
+def _meta(meta: dict, path: Path) -> dict:
+    if not {'classes', 'input_size', 'settings'} <= meta.keys():
+        raise UserError(f'{path} does not say which classes and input size it has: it was not written '
+                        'by hgd-det export')
+    settings = dict(meta['settings'])
+    settings['levels'] = tuple(settings['levels'])
+    return dict(meta, settings=Settings(**settings))

@@ -1,0 +1,146 @@
+"""The detector inside a checkpoint, ready to run: no teacher, no adapters, nothing to train."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+import hgd_det.registered  # noqa: F401  what configs name
+from hgd_det.checkpoint import load, load_into, student_state_dict
+from hgd_det.deploy import literal
+from hgd_det.engine.runner import load_config, parse_options, plain, user_errors
+from hgd_det.errors import UserError
+
+
+@dataclass(frozen=True)
+class Student:
+    """A detector in evaluation mode with its weights, and what is known of it.
+
+    `config` builds this detector alone; of a distillation it is the student's part. `taught` says by
+    whom and how, where the config tells.
+    """
+    detector: nn.Module
+    config: Config
+    classes: tuple[str, ...]
+    input_size: tuple[int, int] | None    # (height, width); None: images keep their shape
+    path: Path
+    meta: Mapping = field(default_factory=dict)
+    taught: Mapping = field(default_factory=dict)
+
+
+def load_student(checkpoint: str | Path, config: str | Path | None = None,
+                 options: Sequence[str] = ()) -> Student:
+    """The student of a checkpoint of any kind: of plain training, of a distillation, exported.
+
+    Without `config` the one inside the checkpoint is read, as plain values: nothing in it is executed.
+    A checkpoint of another config is refused with the keys that differ.
+    """
+    content = load(checkpoint)
+    meta = _meta(content, Path(checkpoint))
+    if config is not None:
+        cfg = load_config(config, options)
+    else:
+        cfg = _config_inside(meta, checkpoint)
+        if options:
+            cfg.merge_from_dict(parse_options(options))
+    taught = _taught(cfg)
+    cfg = plain(cfg)
+    detector = build(cfg)
+    load_into(detector, student_state_dict(content), what=f'checkpoint {checkpoint}')
+    classes = _classes(cfg, meta, detector)
+    detector.dataset_meta = dict(classes=classes)
+    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught)
+
+
+def build(cfg: Config) -> nn.Module:
+    """The detector of a plain config, in evaluation mode; no pretrained weights are sought."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+        return MODELS.build(cfg.model).eval()
+
+
+def _meta(content: Mapping, path: Path) -> dict:
+    if path.suffix == '.safetensors':
+        return _safetensors_meta(path)
+    return content['meta'] if isinstance(content.get('meta'), Mapping) else {}
+
+
+def _safetensors_meta(path: Path) -> dict:
+    import json
+
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as file:
+        text = (file.metadata() or {}).get('hgd_det')
+    return json.loads(text) if text else {}
+
+
+def _config_inside(meta: Mapping, checkpoint) -> Config:
+    text = meta.get('cfg')
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f'{checkpoint} does not say which config it was trained with; give it: '
+                        '--config CONFIG')
+    values = literal.read(text)
+    values.pop('custom_imports', None)  # a file does not choose what is imported
+    if not isinstance(values.get('model'), dict):
+        raise UserError(f'the config inside {checkpoint} has no model; give the config: '
+                        '--config CONFIG')
+    return Config(values)
+
+
+def _taught(cfg: Config) -> dict:
+    """Teacher and terms of a distillation's config; what an exported checkpoint still knows of them."""
+    if cfg.model.get('type') != 'Distiller':
+        return dict(cfg.get('taught') or {})
+    teacher = cfg.model.get('teacher') or {}
+    named = teacher.get('config')
+    return dict(teacher=str(named) if isinstance(named, (str, Path)) else None,
+                teacher_checkpoint=teacher.get('checkpoint'),
+                terms={name: term['type'] for name, term in (cfg.model.get('terms') or {}).items()
+                       if term})
+
+
+def _classes(cfg: Config, meta: Mapping, detector: nn.Module) -> tuple[str, ...]:
+    """The names the run recorded, else the config's, else plain numbers."""
+    for source in (meta.get('dataset_meta'), _test_set(cfg).get('metainfo')):
+        names = (source or {}).get('classes')
+        if names:
+            return (names,) if isinstance(names, str) else tuple(names)
+    from mmdet.registry import DATASETS
+    kind = _test_set(cfg).get('type')
+    names = getattr(kind and DATASETS.get(kind), 'METAINFO', {}).get('classes')
+    head = getattr(detector, 'bbox_head', None) or detector.roi_head.bbox_head
+    number = head.num_classes
+    if names and len(names) == number:
+        return tuple(names)
+    return tuple(str(index) for index in range(number))
+
+
+def _test_set(cfg: Config) -> Mapping:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def test_pipeline(cfg: Config) -> list[dict]:
+    pipeline = _test_set(cfg).get('pipeline') or cfg.get('test_pipeline')
+    if not pipeline:
+        raise UserError('the config has no test pipeline, which says how images are resized')
+    return pipeline
+
+
+def fixed_size(cfg: Config) -> tuple[int, int] | None:
+    """(height, width) that the test pipeline stretches every image to, if it does."""
+    try:
+        steps = test_pipeline(cfg)
+    except UserError:
+        steps = []
+    for step in steps:
+        if step.get('type') == 'Resize' and not step.get('keep_ratio', False) and step.get('scale'):
+            width, height = step['scale']
+            return int(height), int(width)
+    return None

@@ -1,0 +1,120 @@
+"""Is the exported file the same network? Every form beside the checkpoint, on the same images."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from hgd_det.deploy.pictures import read
+from hgd_det.deploy.postprocess import Detections
+from hgd_det.deploy.runtime import Model
+from hgd_det.engine.runner import user_errors
+from hgd_det.errors import UserError
+
+# what float32 arithmetic in another order may change, and what rounding to float16 does
+LIMITS = {'float32': (1e-4, 0.05), 'float16': (2e-2, 2.0)}
+
+
+@dataclass
+class Comparison:
+    """The largest differences from the checkpoint over all images; boxes in pixels of the image.
+
+    `raw_*` compare every anchor before NMS, the others each detection with its partner: the nearest
+    box of its class. `alone` counts detections without one, on either side.
+    """
+    name: str
+    precision: str = 'float32'
+    images: int = 0
+    raw_score: float | None = None
+    raw_box: float | None = None
+    score: float = 0.0
+    box: float = 0.0
+    detections: int = 0
+    alone: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Within the limits. A pair of detections at the threshold, or of equal overlap, may fall to
+        either side: one in two hundred is let pass where raw outputs agree."""
+        score, box = LIMITS[self.precision]
+        close = self.alone <= max(self.detections / 200, 0 if self.precision == 'float32' else 2)
+        if self.raw_score is None:
+            return close and self.score <= score and self.box <= box
+        return close and self.raw_score <= score and self.raw_box <= box
+
+
+def compare(reference: Model, models: Sequence[Model], images: Iterable[np.ndarray],
+            precision: str = 'float32') -> list[Comparison]:
+    """Each model beside the reference on RGB images."""
+    found = [Comparison(f'{model.path.name}', precision) for model in models]
+    for image in images:
+        height, width = image.shape[:2]
+        batch = reference.resize(image)[None]
+        truth, raw = reference([image])[0], reference.raw(batch)
+        for row, model in zip(found, models, strict=True):
+            row.images += 1
+            if (mine := model.raw(batch)) is not None and raw is not None:
+                boxes = np.abs(mine[0] - raw[0]) * [width, height, width, height]
+                row.raw_score = max(row.raw_score or 0.0, float(np.abs(mine[1] - raw[1]).max()))
+                row.raw_box = max(row.raw_box or 0.0, float(boxes.max()))
+            _match(row, truth, model([image])[0])
+    return found
+
+
+def pictures_of(cfg: Config, limit: int) -> Iterator[np.ndarray]:
+    """The first images of the config's test set."""
+    if not cfg.get('test_dataloader'):
+        raise UserError('--verify test: the config has no test_dataloader; give a folder of images')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    for index in range(min(limit, len(dataset))):
+        yield read(Path(dataset.get_data_info(index)['img_path']))
+
+
+def _match(row: Comparison, truth: Detections, given: Detections) -> None:
+    row.detections += len(truth.scores)
+    free = np.ones(len(given.scores), bool)
+    for box, score, label in zip(*truth, strict=True):
+        distance = np.where(free & (given.labels == label),
+                            np.abs(given.boxes - box).max(1, initial=0), np.inf)
+        if not len(distance) or not np.isfinite(distance.min()):
+            row.alone += 1
+            continue
+        best = int(distance.argmin())
+        if distance[best] > 0.1 * max(1.0, *(box[2:] - box[:2])):    # another object
+            row.alone += 1
+            continue
+        free[best] = False
+        row.score = max(row.score, float(abs(given.scores[best] - score)))
+        row.box = max(row.box, float(distance[best]))
+    row.alone += int(free.sum())
+
+
+def table(rows: Sequence[Comparison], metrics: Mapping[str, float] = {}, markdown: bool = False) -> str:
+    """One line per form; above them the checkpoint's own `metrics`, if known."""
+    head = ['form', 'images', 'raw score', 'raw box px', 'score', 'box px', 'detections', 'alone',
+            *(key.rpartition('/')[2] for key in metrics), 'same']
+    body = [['checkpoint', *[''] * 7, *_percent(metrics, metrics), '']] if metrics else []
+    body += [[row.name, str(row.images), _number(row.raw_score), _number(row.raw_box),
+              _number(row.score), _number(row.box), str(row.detections), str(row.alone),
+              *_percent(row.metrics, metrics), 'yes' if row.holds else 'NO'] for row in rows]
+    if markdown:
+        return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in
+                         [head, ['---'] * len(head), *body])
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in [head, *body])
+
+
+def _percent(values: Mapping[str, float], keys: Iterable[str]) -> list[str]:
+    return [f'{100 * values[key]:.3f}' if key in values else '' for key in keys]
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None else f'{value:.2g}'
