@@ -6,7 +6,7 @@ _base_ = './ld.py'
 
 model = dict(terms=dict(
     hgd=dict(type='HGD', distance='cosine', macro='variance', micro='gt_mask',
-             weight='auto', warmup=0.05),
+             weight=100.0, warmup=0.05),  # as in hgd.py
     soft=dict(type='SoftLoss', mu=0.5, background_weight=1.5),
     bounded=dict(type='BoundedRegression', weight=0.5, margin=0.0),
     ld=dict(kd_weight=0.0)))  # the soft loss already teaches the classes
