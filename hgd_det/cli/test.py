@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mmengine.dist import is_main_process
-    from torch import distributed
+
+    from hgd_det.engine.runner import orderly_end
 
     cfg = configure(args)
     if args.batch_size:
@@ -34,15 +35,12 @@ def run(args: argparse.Namespace) -> int:
         hooks['visualization'] = {'type': 'DetVisualizationHook', **hooks.get('visualization', {}),
                                   'draw': True, 'test_out_dir': args.show_dir}
         cfg.default_hooks = hooks
-    try:
+    with orderly_end():
         metrics = evaluate(cfg, args.checkpoint)
         if is_main_process():
             print(table(metrics))
             if args.json:
                 _write(args, metrics)
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
     return 0
 
 

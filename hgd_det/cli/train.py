@@ -22,22 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from torch import distributed
-
     from hgd_det.engine.hooks import listening
-    from hgd_det.engine.runner import build_runner, user_errors
+    from hgd_det.engine.runner import build_runner, orderly_end, user_errors
 
     cfg = configure(args)
     _apply(cfg, args)
-    try:
-        with listening(), user_errors():
-            build_runner(cfg).train()
-    except SystemExit as stop:  # by StopHook, after a signal
-        return int(stop.code or 0)
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-    return 0
+    status = 0
+    with orderly_end():
+        try:
+            with listening(), user_errors():
+                build_runner(cfg).train()
+        except SystemExit as stop:  # by StopHook, after a signal
+            status = int(stop.code or 0)
+    return status
 
 
 def _apply(cfg, args: argparse.Namespace) -> None:

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
@@ -207,28 +208,34 @@ class StopHook(Hook):
 
     A run counted in iterations is saved where it stands. One counted in epochs goes on from the
     last saved epoch, as its order of images is only reproducible by whole epochs.
+
+    The processes of a data-parallel job stop together, whichever was signalled: one that left by
+    itself would keep the others waiting for its gradients.
     """
 
     priority = 'LOWEST'  # after a checkpoint that is due at this very iteration
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if _Signals.received is None:
+        received = torch.tensor(_Signals.received or 0)
+        all_reduce(received, 'max')
+        if not received:
             return
         saver = _saver(runner)
         if saver is not None and not saver.by_epoch:
             here = saver.filename_tmpl.format(runner.iter + 1)
             if saver.last_ckpt != saver.file_backend.join_path(saver.out_dir, here):
                 saver._save_checkpoint(runner)
-        self._stop(runner, runner.iter + 1)
+        self._stop(runner, runner.iter + 1, int(received))
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if _Signals.received is not None:
-            self._stop(runner, runner.iter)
+        # several processes may have different numbers of images left; they meet after the next step
+        if _Signals.received is not None and get_world_size() == 1:
+            self._stop(runner, runner.iter, _Signals.received)
 
-    def _stop(self, runner, iteration: int) -> None:
+    def _stop(self, runner, iteration: int, received: int) -> None:
         saver = _saver(runner)
-        runner.logger.info(f'Stopped by {signal.Signals(_Signals.received).name} at iteration '
-                           f'{iteration}. The same command with --resume goes on from '
+        runner.logger.info(f'Stopped by {signal.Signals(received).name} at iteration {iteration}. '
+                           'The same command with --resume goes on from '
                            f'{saver and saver.last_ckpt or "the start"}')
         raise SystemExit(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import gc
 import inspect
 import re
 import sys
@@ -167,6 +168,22 @@ def _join_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                  broadcast_buffers=False,
                                  find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """After the block, which must keep no runner: wait for the other processes, end all threads.
+
+    A thread of the process group that drops a tensor while Python shuts down aborts the process,
+    and destroying the group does not end it: the group lives as long as the wrapped model, which
+    circular references of the runner keep. After an error nobody is waited for, as the others may
+    wait for this process; the launcher ends them.
+    """
+    yield
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+    gc.collect()  # the runner, and with it the group's threads and the data loaders' workers
 
 
 @contextlib.contextmanager

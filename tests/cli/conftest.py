@@ -2,6 +2,7 @@
 steps.
 """
 import itertools
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,18 @@ def trained(hgd, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('trained')
     assert hgd('train', '--work-dir', folder) == 0
     return folder
+
+
+@pytest.fixture
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture
+def launched(monkeypatch, free_port):
+    """This process as the only one that a launcher started; `--launcher pytorch` joins it."""
+    for key, value in dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1',
+                           MASTER_PORT=free_port).items():
+        monkeypatch.setenv(key, value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from hgd_det.checkpoint import load
 
@@ -142,11 +143,79 @@ def test_a_termination_signal_saves_and_ends_well_and_resume_goes_on(config, hgd
     assert (tmp_path / f'iter_{done + 1}.pth').exists()
 
 
-@pytest.mark.slow
-def test_two_processes_train_on_a_machine_without_gpus(config, tmp_path):
-    done = subprocess.run(
-        ['bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path],
-        env=os.environ | {'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PORT': '29713'},
+def group_threads():
+    return {name for path in Path('/proc/self/task').glob('*/comm')
+            if (name := path.read_text()).startswith(('pt_gloo', 'pt_nccl'))}
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='threads are counted as Linux does')
+@pytest.mark.parametrize('verb', ['train', 'test'])
+def test_a_launched_run_leaves_neither_a_process_group_nor_its_threads(
+        verb, trained, hgd, tmp_path, launched, monkeypatch):
+    barrier, running = distributed.barrier, []
+
+    def at_the_barrier():
+        running.extend(group_threads())
+        barrier()
+
+    monkeypatch.setattr(distributed, 'barrier', at_the_barrier)
+    rest = ['--no-validate'] if verb == 'train' else [trained / 'iter_4.pth']
+    assert hgd(verb, *rest, '--launcher', 'pytorch', '--work-dir', tmp_path) == 0
+    assert running and not group_threads() and not distributed.is_initialized()
+
+
+def two_processes(config, work_dir, port):
+    return subprocess.run(
+        ['bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', work_dir],
+        env=os.environ | {'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PORT': port,
+                          'PYTHONPATH': f'{ROOT}:{Path(config).parent}'},
         capture_output=True, text=True, timeout=300)
+
+
+def in_the_second(config, folder, action):
+    """The config, with something that the second process does at the start of its third step."""
+    (folder / 'second.py').write_text(f'''
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Second(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 2:
+            {action}
+''')
+    changed = folder / 'changed.py'
+    changed.write_text(f'''
+_base_ = {str(config)!r}
+custom_imports = dict(imports=['hgd_det.registered', 'second'])
+custom_hooks = [dict(type='Second')]
+''')
+    return changed
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_a_machine_without_gpus(config, tmp_path, free_port):
+    done = two_processes(config, tmp_path, free_port)
     assert done.returncode == 0, done.stderr[-3000:]
     assert load(tmp_path / 'iter_4.pth')['meta']['iter'] == 4
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_iteration(
+        config, tmp_path, free_port):
+    changed = in_the_second(config, tmp_path, 'os.kill(os.getpid(), signal.SIGTERM)')
+    done = two_processes(changed, tmp_path, free_port)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'Stopped by SIGTERM at iteration 3' in done.stdout + done.stderr
+    assert load(tmp_path / 'iter_3.pth')['meta']['iter'] == 3
+    assert not (tmp_path / 'iter_4.pth').exists()
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_fails_the_job_ends_and_says_why(config, tmp_path, free_port):
+    changed = in_the_second(config, tmp_path, "raise ArithmeticError('the second fails')")
+    done = two_processes(changed, tmp_path, free_port)
+    assert done.returncode != 0
+    assert 'ArithmeticError: the second fails' in done.stderr
+    assert not (tmp_path / 'iter_4.pth').exists()
