@@ -1,0 +1,27 @@
+"""Images of 300 px: SSD's augmentation to train (SSD, section 2.2), resizing alone to test."""
+
+input_size = 300
+
+train_pipeline = [
+    dict(type='RobustLoadImage'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Expand', mean=[123.675, 116.28, 103.53], to_rgb=True, ratio_range=(1, 4)),
+    dict(type='MinIoURandomCrop', min_ious=(0.1, 0.3, 0.5, 0.7, 0.9), min_crop_size=0.3),
+    dict(type='Resize', scale=(input_size, input_size), keep_ratio=False),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='PhotoMetricDistortion',
+        brightness_delta=32,
+        contrast_range=(0.5, 1.5),
+        saturation_range=(0.5, 1.5),
+        hue_delta=18),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='RobustLoadImage', broken='blank'),
+    dict(type='Resize', scale=(input_size, input_size), keep_ratio=False),
+    dict(type='LoadAnnotations', with_bbox=True),  # after Resize: boxes of the original image
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
