@@ -33,6 +33,13 @@ def precise(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def unit_vectors(x: Tensor) -> Tensor:
+    """``x`` at length 1 along its last dimension; a vector of length <= 1e-8 is 0 and has no gradient."""
+    square = x.square().sum(-1, keepdim=True)
+    alive = square > EPS ** 2
+    return torch.where(alive, x, 0) / torch.where(alive, square, 1).sqrt()
+
+
 # Distances per cell ---------------------------------------------------------------------------
 
 def cosine_distance(V: Tensor, Z: Tensor) -> Tensor:
@@ -219,3 +226,18 @@ def shared_box_mask(lesson, size: tuple[int, int], rule: str = 'overlap') -> Ten
     if key not in lesson.memo:
         lesson.memo[key] = box_mask(lesson.boxes, size, lesson.input_shape, rule)
     return lesson.memo[key]
+
+
+# Scores of anchors ----------------------------------------------------------------------------
+
+def region_scores(lesson, region: str) -> tuple[Tensor, Tensor]:
+    """Class logits (P,K) of student and teacher (a constant) on the P anchors of a region."""
+    chosen = lesson.region(region)
+    student, teacher = lesson.student.head.cls[chosen], lesson.teacher.head.cls[chosen].detach()
+    dtype = precise(student, teacher)
+    return student.to(dtype), teacher.to(dtype)
+
+
+def agreement(student: Tensor, teacher: Tensor) -> Tensor:
+    """Share of the anchors whose largest score both give to the same class; 0 over none."""
+    return (student.argmax(-1) == teacher.argmax(-1)).sum() / max(1, len(student))

@@ -19,6 +19,14 @@ def column(*values):
     return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
 
 
+def test_unit_vectors_have_length_one_and_one_without_direction_is_zero_without_gradient():
+    x = torch.tensor([[3., 4.], [0., 0.], [1e-9, 0.], [3e4, -4e4]], requires_grad=True)
+    unit = F.unit_vectors(x)
+    assert torch.allclose(unit, torch.tensor([[.6, .8], [0., 0.], [0., 0.], [.6, -.8]]))
+    unit[:, 0].sum().backward()
+    assert x.grad[1:3].abs().max() == 0 and x.grad[0].tolist() == pytest.approx([.128, -.096])
+
+
 @pytest.mark.parametrize(('v', 'z', 'cosine', 'l2'), [
     ((3, 4), (4, 3), 0.04, 2), ((1, 0), (0, 1), 1, 2), ((1, 0), (-1, 0), 2, 4),
     ((9, 12), (4, 3), 0.04, 106), ((0, 0), (4, 3), 1, 25), ((3, 4), (0, 0), 1, 25)])

@@ -1,0 +1,70 @@
+"""Knowledge distillation (Hinton et al., 2015): the teacher's softened class scores."""
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hgd_det.distill.functional import agreement, choose, region_scores
+from hgd_det.distill.lesson import REGIONS, Lesson
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+
+@TERMS.register_module()
+class LogitKD(Term):
+    """Imitate the class distribution of every anchor that matters, softened by a temperature.
+
+    ::
+
+        L = (T^2 / N+) sum_{a in region} KL(p_T,a || p_S,a)         p = softmax(z / T)
+
+    The gradient is that of the cross-entropy -sum_c p_T,c log p_S,c, which the method is often
+    written as; KL subtracts the teacher's entropy, so that a student that equals its teacher has
+    the value 0. The student's own losses stay as they are.
+
+    A sigmoid head has no common distribution: there KL is summed over the classes, each a choice
+    of two, yes with sigmoid(z / T) and no with the rest.
+
+    For large T the value nears ``1/(2K) sum_c (z_S,c - z_T,c)^2`` per anchor, over K classes,
+    logits less their mean: :class:`~hgd_det.distill.terms.logit_l2.LogitL2` with ``center=True``.
+
+    Args:
+        temperature: ``T``.
+        t2: Multiply by T^2. Without it the gradient shrinks by about T^2.
+        region: ``hard`` (anchors of objects and the negatives that SSD's loss mines), ``pos`` or
+            ``all``. ``N+``, the number of anchors of objects, divides in each.
+    """
+    requires = frozenset({'head', 'targets'})
+    schedule = dict(weight=1.0)
+
+    def __init__(self, *, temperature: float = 4.0, t2: bool = True, region: str = 'hard'):
+        super().__init__()
+        if not temperature > 0:
+            raise UserError(f'LogitKD: temperature={temperature}; it must be above 0')
+        choose('LogitKD', 'region', region, REGIONS)
+        self.temperature, self.t2, self.region = temperature, t2, region
+
+    def setup(self, spec: Spec) -> None:
+        spec.same_anchors('LogitKD')
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        z_student, z_teacher = region_scores(lesson, self.region)       # (P, C+1), sigmoid heads (P, C)
+        sigmoid = z_student.shape[-1] == lesson.targets.num_classes
+        each = (binary_divergence if sigmoid else divergence)(
+            z_teacher / self.temperature, z_student / self.temperature)
+        scale = self.temperature ** 2 if self.t2 else 1.0
+        # An empty choice needs no case of its own: its sum is 0 and still hangs on the student.
+        return dict(loss=scale * each.sum() / lesson.targets.num_positive,
+                    agreement=agreement(z_student, z_teacher))
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(P, K): the summands of KL(softmax(teacher) || softmax(student))."""
+    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction='none', log_target=True)
+
+
+def binary_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(P, C): KL(sigmoid(teacher) || sigmoid(student)) of each class, yes and no together."""
+    yes, no = ((F.logsigmoid(t), F.logsigmoid(s)) for t, s in ((teacher, student), (-teacher, -student)))
+    return yes[0].exp() * (yes[0] - yes[1]) + no[0].exp() * (no[0] - no[1])

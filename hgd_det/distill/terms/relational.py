@@ -1,0 +1,155 @@
+"""Relational knowledge distillation (Park et al., CVPR 2019): how samples lie to one another."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hgd_det.distill.boxes import crops
+from hgd_det.distill.functional import choose, precise, unit_vectors
+from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.stages import pair_stages
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+# Without `sizes`: the three largest maps hold objects; the second largest stands for an image.
+MAPS = dict(instance=slice(0, 3), image=slice(1, 2))
+FEWEST = 3         # two samples are always at the mean distance, and make no angle
+ROUNDING = 1e-6    # vectors nearer than this share of their length differ by rounding only
+
+
+@TERMS.register_module()
+class Relational(Term):
+    """Imitate distances and angles between the embeddings of objects, or of images.
+
+    ::
+
+        d_ij  = |e_i - e_j| / mean of the positive |e_i - e_j|              each detector by itself
+        c_ijk = cos(e_j - e_i, e_k - e_i)
+        L     = 25 mean_ij  smoothL1(d_ij of student, of teacher)
+              + 50 mean_ijk smoothL1(c_ijk of student, of teacher)          averaged over the maps
+
+    ``unit='instance'``: e is the mean of an object's RoIAlign on a map, the samples are all objects of
+    the batch, and the relations on each of the three largest maps that heads read are compared.
+    ``'image'``: e is the mean of the second largest map, the samples are the images.
+
+    Neither rotating, scaling nor moving all embeddings changes a relation, so channels may differ and
+    there is no adapter. Means run over all N^2 and N^3 entries, those of a sample with itself
+    included. Fewer than three samples have nothing to compare: the loss is 0. Where embeddings
+    coincide, distance and cosines are 0 and have no gradient.
+
+    With ``squared`` d is made of the lecture's ``psi = (|e_1 - e_2|^2, |e_1 - e_3|^2, ...)`` instead.
+
+    Args:
+        unit: ``instance`` or ``image``.
+        distance_weight, angle_weight: Weights of the two parts; 0 leaves one out.
+        squared: Compare squared distances.
+        normalize: Scale embeddings to length 1 first.
+        max_samples: Most samples per step; of more, a draw that depends on the iteration alone.
+        crop: Cells per side of an object's crop.
+        sizes: Use the maps whose teacher side has one of these heights.
+    """
+    requires = frozenset({'maps', 'boxes'})
+    schedule = dict(weight=1.0)
+
+    def __init__(self, *, unit: str = 'instance', distance_weight: float = 25.0,
+                 angle_weight: float = 50.0, squared: bool = False, normalize: bool = False,
+                 max_samples: int = 64, crop: int = 7, sizes: Sequence[int] | None = None):
+        super().__init__()
+        choose('Relational', 'unit', unit, tuple(MAPS))
+        if not (min(distance_weight, angle_weight) >= 0 < distance_weight + angle_weight):
+            raise UserError(f'Relational: distance_weight={distance_weight}, angle_weight={angle_weight}; '
+                            'neither may be negative, and one must be above 0')
+        if max_samples < FEWEST:
+            raise UserError(f'Relational: max_samples={max_samples}; relations need at least {FEWEST}')
+        if crop < 1:
+            raise UserError(f'Relational: crop={crop}; a crop has at least one cell')
+        self.unit, self.squared, self.normalize = unit, squared, normalize
+        self.distance_weight, self.angle_weight = distance_weight, angle_weight
+        self.max_samples, self.crop, self.sizes = max_samples, crop, sizes
+        if unit == 'image':
+            self.requires = self.requires - {'boxes'}
+        self.pairs = []
+
+    def setup(self, spec: Spec) -> None:
+        pairs = pair_stages(spec.student, spec.teacher, select='heads', sizes=self.sizes)
+        self.pairs = pairs if self.sizes else pairs[MAPS[self.unit]] or pairs
+        self.use_pairs(self.pairs)
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        count, embed = self._samples(lesson)
+        parts = []
+        for pair in self.pairs:
+            student = lesson.student.maps[pair.student.tap]                 # (B, C_S, h, w)
+            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
+            student, teacher = (x.to(precise(student, teacher)) for x in (student, teacher))
+            parts.append(self._compare(embed(student), embed(teacher)) if count >= FEWEST
+                         else student.sum() * student.new_zeros(2))
+        distance, angle = torch.stack(parts).mean(0)
+        return dict(loss=self.distance_weight * distance + self.angle_weight * angle,
+                    distance=distance.detach(), angle=angle.detach(),
+                    samples=distance.new_tensor(float(count)))
+
+    def _samples(self, lesson: Lesson) -> tuple[int, Callable[[Tensor], Tensor]]:
+        """How many samples there are, and what pools a map (B, C, H, W) to their embeddings (N, C)."""
+        if self.unit == 'image':
+            drawn = self._draw(lesson.batch_size, lesson)
+            return int(drawn.sum()), lambda x: self._scaled(x[drawn.to(x.device)].mean((2, 3)))
+        # boxes thinner than a pixel hold no cell
+        boxes = [b[(b[:, 2:] - b[:, :2] >= 1).all(1)] for b in lesson.boxes]
+        drawn = self._draw(sum(map(len, boxes)), lesson)
+        boxes = [b[own.to(b.device)]
+                 for b, own in zip(boxes, drawn.split([len(b) for b in boxes]), strict=True)]
+        return int(drawn.sum()), lambda x: self._scaled(
+            crops(x, boxes, lesson.input_shape, self.crop).mean((2, 3)))
+
+    def _draw(self, count: int, lesson: Lesson) -> Tensor:
+        """(count,) bool, at most ``max_samples`` true; not from the global generator: a term leaves the
+        student's random numbers as they are, and a resumed run draws the same."""
+        generator = torch.Generator().manual_seed(lesson.progress.iteration)
+        return torch.randperm(count, generator=generator) < self.max_samples
+
+    def _scaled(self, e: Tensor) -> Tensor:
+        return unit_vectors(e) if self.normalize else e
+
+    def _compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Distance and angle part, (2,), of embeddings (N, C_S) and (N, C_T)."""
+        mine, theirs = differences(student), differences(teacher)
+        apart = F.smooth_l1_loss(relative_distances(psi(mine), self.squared),
+                                 relative_distances(psi(theirs), self.squared), reduction='sum')
+        # every pair stands twice in the mean over N^2, and the N zeros add nothing
+        return torch.stack([2 * apart / len(student) ** 2,
+                            F.smooth_l1_loss(cosines(mine), cosines(theirs))])
+
+    def describe(self) -> list[dict]:
+        return [dict(pair.describe(), name=pair.name, adapter='none') for pair in self.pairs]
+
+
+def differences(e: Tensor) -> Tensor:
+    """(N, N, C): ``e_j - e_i`` at [i, j]; 0 where the two differ by no more than rounding."""
+    difference, length = e[None] - e[:, None], e.square().sum(-1)
+    noise = ROUNDING ** 2 * torch.maximum(length[None], length[:, None])
+    return torch.where((difference.square().sum(-1) > noise)[..., None], difference, 0)
+
+
+def psi(difference: Tensor) -> Tensor:
+    """(N(N-1)/2,): the squared distance of every pair, (1,2) first, then (1,3)."""
+    i, j = torch.triu_indices(len(difference), len(difference), 1, device=difference.device)
+    return difference[i, j].square().sum(-1)
+
+
+def relative_distances(square: Tensor, squared: bool = False) -> Tensor:
+    """Distances, or their squares, divided by the mean of those above 0."""
+    positive = square > 0
+    d = square if squared else torch.where(positive, square, 1).sqrt() * positive
+    total = d.sum()
+    return d * positive.sum() / torch.where(total > 0, total, 1)
+
+
+def cosines(difference: Tensor) -> Tensor:
+    """(N, N, N): the cosine of the angle at i between j and k; 0 where j or k coincides with i."""
+    unit = unit_vectors(difference)
+    return unit @ unit.transpose(1, 2)
