@@ -1,0 +1,144 @@
+"""Factor transfer (Kim et al., NeurIPS 2018): the teacher's map retold in fewer channels."""
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hgd_det.distill.adapters import resize_map
+from hgd_det.distill.functional import EPS, precise, unit_vectors
+from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.stages import pair_stages
+from hgd_det.distill.term import Spec, Term
+from hgd_det.errors import UserError
+
+SLOPE = 0.1
+
+
+@TERMS.register_module()
+class FactorTransfer(Term):
+    """Imitate not the teacher's map but its factor: what an auto-encoder of that map keeps of it.
+
+    ::
+
+        first 10 %   L = 100 sum over pairs of mean |D(E(Z)) - Z|      the paraphraser learns
+        then         L = beta sum over pairs of mean |F_S / |F_S| - F_T / |F_T||
+                     F_T = E(Z), frozen;  F_S = T(S)                   each image's factor flattened
+
+    The paraphraser E, D (three 3x3 convolutions to ``rate`` of the channels, three transposed ones back)
+    sees the teacher only, the translator T (three 3x3 convolutions) the student only. All have a
+    LeakyReLU of slope 0.1 behind them and no BatchNorm. A factor that is 0 everywhere has no direction
+    and stays 0; a factor of another size is resized to the teacher's.
+
+    The authors train the paraphraser before the student begins. Here it is the first part of the same
+    run, and detection goes on meanwhile: the two share no parameter, so the student trains just as it
+    would alone (if gradients are clipped, their norm includes the paraphraser's). To hold it still would
+    cost it a tenth of the run and teach the paraphraser nothing.
+
+    The phase follows from the iteration alone. E is copied while it learns, and transfer reads the copy,
+    which no optimizer's momentum or weight decay touches; it lacks the phase's last step.
+
+    ``weight`` multiplies both phases, so leave it 1 and set ``beta``: 500 in the authors' code, whose
+    maps are CIFAR's.
+
+    Args:
+        rate: ``k``, the factor's channels as a share of the teacher's.
+        beta: Weight of the transfer.
+        pretrain: Share of the training in which the paraphraser learns.
+        reconstruction: Weight of the paraphraser's loss. Under SGD it scales the learning rate: the authors'
+            0.1 is 100 times a detector's 0.001. Adam does not notice.
+        sizes: Heights of the teacher's maps among those that heads read; default are the second and the
+            third largest (19 and 10 of SSD300).
+    """
+    requires = frozenset({'maps'})
+    schedule = dict(weight=1.0)
+
+    def __init__(self, *, rate: float = 0.5, beta: float = 500.0, pretrain: float = 0.1,
+                 reconstruction: float = 100.0, sizes: Sequence[int] | None = None):
+        super().__init__()
+        if not rate > 0:
+            raise UserError(f'FactorTransfer: rate={rate}; it is a share of the channels, above 0')
+        if not 0 < pretrain < 1:
+            raise UserError(f'FactorTransfer: pretrain={pretrain}; it is a share of the training, above 0 '
+                            '(a paraphraser that never learned has nothing to say) and below 1')
+        if not (beta > 0 and reconstruction > 0):
+            raise UserError(f'FactorTransfer: beta={beta}, reconstruction={reconstruction}; both must be '
+                            'above 0')
+        self.rate, self.beta, self.pretrain, self.reconstruction = rate, beta, pretrain, reconstruction
+        self.sizes = sizes
+        self.pairs = []
+        self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
+        self.frozen, self.translators = nn.ModuleList(), nn.ModuleList()
+        self.register_buffer('paraphrased', torch.zeros((), dtype=torch.long))
+
+    def setup(self, spec: Spec) -> None:
+        pairs = pair_stages(spec.student, spec.teacher, select='heads', sizes=self.sizes)
+        self.pairs = pairs if self.sizes is not None else pairs[1:3] or pairs
+        self.use_pairs(self.pairs)
+        for pair in self.pairs:
+            mine, theirs = pair.student.channels, pair.teacher.channels
+            factor = max(1, round(self.rate * theirs))
+            self.encoders.append(convolutions(theirs, theirs, factor, factor))
+            self.decoders.append(convolutions(factor, factor, theirs, theirs, kind=nn.ConvTranspose2d))
+            self.translators.append(convolutions(mine, mine, factor, factor))
+        self.frozen.extend(copy.deepcopy(self.encoders).requires_grad_(False))
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        if hasattr(self, 'balance'):
+            raise UserError("FactorTransfer: weight='auto' would measure the paraphraser's loss, which comes "
+                            'first, and not the transfer; leave weight=1 and set beta')
+        iteration, total = lesson.progress
+        first_part = iteration < max(1, round(self.pretrain * total))
+        return self._paraphrase(lesson) if first_part else self._transfer(lesson)
+
+    def _paraphrase(self, lesson: Lesson) -> dict[str, Tensor]:
+        self._keep()
+        total, log = 0.0, {}
+        for pair, encoder, decoder in zip(self.pairs, self.encoders, self.decoders, strict=True):
+            teacher = self._teacher(lesson, pair)
+            error = (decoder(encoder(teacher)) - teacher).abs().mean()
+            total = total + error
+            log[f'unexplained_{pair.name}'] = error.detach() / teacher.abs().mean().clamp(min=EPS)
+        return dict(loss=self.reconstruction * total, **log)
+
+    @torch.no_grad()
+    def _keep(self) -> None:
+        for copied, learned in zip(self.frozen.parameters(), self.encoders.parameters(), strict=True):
+            copied.copy_(learned)
+        self.paraphrased += 1
+
+    def _transfer(self, lesson: Lesson) -> dict[str, Tensor]:
+        if not self.paraphrased:
+            raise UserError(f'FactorTransfer: the paraphraser never learned: its part of the run, '
+                            f'pretrain={self.pretrain}, was over before the term began; choose a warmup '
+                            'below pretrain, best none')
+        values = {}
+        for pair, encoder, translator in zip(self.pairs, self.frozen, self.translators, strict=True):
+            student = lesson.student.maps[pair.student.tap]              # (B, C_S, h, w)
+            with torch.no_grad():
+                factor = encoder(self._teacher(lesson, pair))            # (B, k C_T, H, W)
+            told = resize_map(translator(student.to(precise(student))), factor.shape[-2:])
+            error = unit_vectors(told.flatten(1)) - unit_vectors(factor.flatten(1))
+            values[f'd_{pair.name}'] = error.abs().mean()
+        return dict(loss=self.beta * sum(values.values()), **{k: v.detach() for k, v in values.items()})
+
+    @staticmethod
+    def _teacher(lesson: Lesson, pair) -> Tensor:
+        teacher = lesson.teacher.maps[pair.teacher.tap].detach()         # (B, C_T, H, W)
+        return teacher.to(precise(teacher))
+
+    def describe(self) -> list[dict]:
+        return [dict(pair.describe(), name=pair.name, adapter=f'3 3x3 convs {pair.student.channels}->'
+                     f'{translator[-2].out_channels}, of {pair.teacher.channels}')
+                for pair, translator in zip(self.pairs, self.translators, strict=True)]
+
+
+def convolutions(*channels: int, kind: type[nn.Module] = nn.Conv2d) -> nn.Sequential:
+    """3x3 convolutions from each number of channels to the next, each with its LeakyReLU."""
+    return nn.Sequential(*itertools.chain.from_iterable(
+        (kind(before, after, 3, padding=1), nn.LeakyReLU(SLOPE))
+        for before, after in itertools.pairwise(channels)))
