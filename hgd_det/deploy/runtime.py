@@ -48,7 +48,7 @@ class Model:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
     def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Boxes (B, M, 4) and scores (B, M, C) of all anchors; None where NMS is built in."""
+        """Boxes (B, M, 4) and scores (B, M, C) of all anchors; None where these cannot be had."""
         return None
 
     def detect(self, batch: np.ndarray) -> list[Detections]:
@@ -82,11 +82,15 @@ class TorchModel(Model):
         found = self._predict(inputs, [DetDataSample(metainfo=dict(meta)) for _ in inputs])
         return [each.scaled(1 / shape[1], 1 / shape[0]) for each in found]
 
-    def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         import torch
         if self._graph is None:
             from hgd_det.deploy.graph import DetectorGraph
-            self._graph = DetectorGraph(self.student, fold=False)
+            try:
+                self._graph = DetectorGraph(self.student, fold=False)
+            except UserError:    # a detector that is no graph
+                return None
+            self.settings = self._graph.settings
         with torch.inference_mode():
             return tuple(out.numpy() for out in self._graph(torch.from_numpy(batch)))
 

@@ -112,3 +112,17 @@ def test_another_network_is_found_out(student, tmp_path):
         student.detector.bbox_head.cls_convs[0][0].bias[0] += .1
     row, = compare(TorchModel(student), [open_model(done.files['pth'])], IMAGES)
     assert not row.holds and row.raw_score > 1e-4
+
+
+def test_weights_of_a_detector_that_is_no_graph_are_verified_by_its_detections(tmp_path):
+    made = make_student(tiny_ssd())
+    config = made.config.copy()
+    config.test_dataloader.dataset.pipeline[1] = dict(type='Resize', scale=(96, 96), keep_ratio=True)
+    torch.save(dict(state_dict=made.detector.state_dict(), meta=dict(cfg=config.pretty_text)),
+               tmp_path / 'run.pth')
+    student = load_student(tmp_path / 'run.pth')
+    with pytest.raises(UserError, match='keep_ratio=False'):
+        export(student, tmp_path / 'x.onnx')
+    done = export(student, tmp_path / 'out')
+    row, = compare(TorchModel(student), [open_model(done.files['pth'])], IMAGES[:2])
+    assert row.holds and row.raw_score is None and row.detections > 5
