@@ -43,7 +43,7 @@ class Connector(nn.Module):
 
 @TERMS.register_module()
 class ActivationBoundary(Term):
-    """First learn which of the teacher's neurons are on, then train the detector plainly from there.
+    """First learn which of the teacher's neurons are on, then train plainly from there.
 
     ::
 
