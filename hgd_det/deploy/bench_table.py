@@ -57,6 +57,10 @@ def _notes(report: dict) -> list[str]:
     shown = ('Shown: noise; what NMS costs depends on what is seen, so give real images for it (--images).'
              if report['images'] == 'noise' else f'Shown: {report["images"]}.')
     notes = [SCOPE, f'{shown} {report["repeat"]} calls each after {report["warmup"]} for warming up.']
+    host = report['host']
+    if host['load'] > host['cores'] / 2:
+        notes.append(f'The machine was busy with other work (load {host["load"]:.1f} on {host["cores"]} '
+                     'cores): these times are too long, most of all those with several threads.')
     if memory := report['models'][0].get('memory'):
         loader = any(row['runtime'] == 'torch.export' for row in report['models'])
         notes.append('peak MB: what a process of its own took at most for the model, beyond the libraries '
