@@ -129,6 +129,11 @@ def test_a_table_with_everything_and_long_names_fits(report):
     assert '…' in text and 'parts/raw.onnx' in text
 
 
+def test_a_busy_machine_is_pointed_out(report):
+    busy, idle = (table(report | dict(host=report['host'] | dict(load=load, cores=2))) for load in (1.5, 0.5))
+    assert 'The machine was busy with other work (load 1.5 on 2 cores)' in busy and 'busy' not in idle
+
+
 def test_names_are_as_long_as_it_takes_to_tell_them_apart():
     assert short_names(['a/x.pth', 'a/y.onnx']) == ['x.pth', 'y.onnx']
     assert short_names(['a/x.pth', 'b/x.pth']) == ['a/x.pth', 'b/x.pth']
