@@ -38,8 +38,7 @@ def train(name, steps):
     assert main(['train', f'configs/shapes/{name}.py', '--no-validate', '--cfg-options',
                  f'train_cfg.max_iters={steps}', 'train_dataloader.batch_size=2',
                  'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-                 'default_hooks.logger.interval=1',
-                 f'visualizer.name={name}']) == 0     # mmengine keeps one of each name per process
+                 'default_hooks.logger.interval=1']) == 0
     return Path('work_dirs/shapes', name)
 
 
