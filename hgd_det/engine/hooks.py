@@ -121,6 +121,12 @@ class AtomicCheckpointHook(CheckpointHook):
                             f'space and resume from {self.last_ckpt or "the start"}')
         super().after_train(runner)
 
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        # training may use another memory format; readers such as safetensors want the plain one
+        for weights in filter(None, (checkpoint.get(key) for key in ('state_dict', 'ema_state_dict'))):
+            weights.update({key: value.contiguous() for key, value in weights.items()
+                            if isinstance(value, torch.Tensor)})
+
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if not runner._resume:
             return

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from mmdet import registry
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict, DictAction
@@ -152,7 +153,10 @@ def build_runner(cfg: Config) -> Runner:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='StopHook'),
                         dict(type='ProgressHook')]
     with user_errors():
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
+    if get_device() == 'cpu':  # convolutions and pooling of a CPU are a quarter faster so
+        runner.model.to(memory_format=torch.channels_last)
+    return runner
 
 
 def _join_processes(cfg: Config) -> None:

@@ -26,6 +26,15 @@ def test_a_run_leaves_checkpoints_a_log_and_a_pointer_to_the_last(trained):
     assert scalars[-1]['voc/mAP'] >= 0
 
 
+def test_a_cpu_trains_in_channels_last_and_saves_in_the_plain_format(trained, config):
+    from hgd_det.engine.runner import build_runner, load_config
+    if not torch.cuda.is_available():
+        model = build_runner(load_config(config)).model
+        kernels = [p for p in model.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert all(value.is_contiguous() for value in weights(trained / 'iter_4.pth').values())
+
+
 def test_the_seed_is_zero_unless_told_and_decides_the_weights(trained, hgd, tmp_path):
     assert hgd('train', '--work-dir', tmp_path / 'same', '--no-validate') == 0
     assert hgd('train', '--work-dir', tmp_path / 'other', '--no-validate', '--seed', 1) == 0
