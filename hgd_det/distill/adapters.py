@@ -36,12 +36,18 @@ class Adapter(nn.Conv2d):
             return super().forward(resize_map(x, size))
         return resize_map(super().forward(x), size)
 
+    def __str__(self) -> str:
+        return f'1x1 conv {self.in_channels}->{self.out_channels}'
+
 
 class SameChannels(nn.Module):
     """The adapter that only resizes."""
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         return x if size is None else resize_map(x, size)
+
+    def __str__(self) -> str:
+        return 'none'
 
 
 def build_adapter(student_channels: int, teacher_channels: int, policy: str = 'always') -> nn.Module:

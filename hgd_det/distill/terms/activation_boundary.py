@@ -37,7 +37,7 @@ class Connector(nn.Module):
 
     def __str__(self) -> str:
         if self.norm is None:
-            return 'none'
+            return str(self.conv)
         return f'1x1 conv + BN {self.conv.in_channels}->{self.conv.out_channels}'
 
 

@@ -62,6 +62,4 @@ class FitNets(Term):
         return dict(loss=l2_distance(adapted, teacher, 'mean').mean() / 2)
 
     def describe(self) -> list[dict]:
-        channels = f'{self.pair.student.channels}->{self.pair.teacher.channels}'
-        return [dict(self.pair.describe(), name=self.pair.name,
-                     adapter=f'1x1 conv {channels}' if list(self.parameters()) else 'none')]
+        return [dict(self.pair.describe(), name=self.pair.name, adapter=str(self.regressor))]

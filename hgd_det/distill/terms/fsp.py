@@ -81,9 +81,8 @@ class FSP(Term):
         return dict(loss=sum(values.values()), **{k: v.detach() for k, v in values.items()})
 
     def describe(self) -> list[dict]:
-        return [dict(pair.describe(), name=pair.name, adapter='none' if not list(a.parameters())
-                     else f'1x1 conv {pair.student.channels}->{pair.teacher.channels}')
-                for pair, a in zip(self.pairs, self.adapters, strict=True)]
+        return [dict(pair.describe(), name=pair.name, adapter=str(adapter))
+                for pair, adapter in zip(self.pairs, self.adapters, strict=True)]
 
 
 def flow_matrix(first: Tensor, second: Tensor, pool: Callable = F.adaptive_max_pool2d) -> Tensor:

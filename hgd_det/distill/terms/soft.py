@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.functional import agreement, choose, region_scores
 from hgd_det.distill.lesson import REGIONS, Lesson
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.term import Spec, Term
@@ -60,19 +60,14 @@ class SoftLoss(Term):
         spec.same_anchors(type(self).__name__)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        chosen = lesson.region(self.region)                     # (B, M)
         # An empty choice needs no case of its own: its sum is 0 and still hangs on the student.
-        z_student = lesson.student.head.cls[chosen]             # (P, C+1), sigmoid heads (P, C)
-        z_teacher = lesson.teacher.head.cls[chosen].detach()
-        dtype = precise(z_student, z_teacher)
-        z_student, z_teacher = z_student.to(dtype), z_teacher.to(dtype)
+        z_student, z_teacher = region_scores(lesson, self.region)    # (P, C+1), sigmoid heads (P, C)
         if z_student.shape[-1] == lesson.targets.num_classes:
             each = self._sigmoid(z_student / self.temperature, z_teacher / self.temperature)
         else:
             each = self._softmax(z_student / self.temperature, z_teacher / self.temperature)
         soft = self.temperature ** 2 * each.sum() / lesson.targets.num_positive
-        agree = (z_student.argmax(-1) == z_teacher.argmax(-1)).sum() / max(1, len(z_student))
-        return dict(loss=(1 - self.mu) * soft, agreement=agree)
+        return dict(loss=(1 - self.mu) * soft, agreement=agreement(z_student, z_teacher))
 
     def _softmax(self, z_student: Tensor, z_teacher: Tensor) -> Tensor:
         weight = torch.ones_like(z_student[:1])
