@@ -2,9 +2,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+
+from hgd_det.deploy import tables
 
 WIDTH = 110
+NAMES = ('model', 'runtime', 'precision')
 LONGEST = 32    # of names; a longer one loses its beginning
 SCOPE = ('Timed: uint8 images at input size -> detections after NMS (normalisation, network, decoding, NMS); '
          'reading and resizing images is not in it. Models take turns. images/s: batch / median. '
@@ -13,7 +17,7 @@ SCOPE = ('Timed: uint8 images at input size -> detections after NMS (normalisati
 
 def table(report: dict, markdown: bool = False) -> str:
     """Two tables and what they mean, in lines of 110 columns at most unless as Markdown."""
-    layout = _markdown if markdown else _plain
+    layout = tables.markdown if markdown else partial(tables.plain, left=NAMES)
     host, versions = report['host'], report['versions']
     used = {'torch': versions['torch']}
     if any(row['runtime'] == 'onnxruntime' for row in report['models']):
@@ -75,17 +79,3 @@ def _short(name: str) -> str:
 
 def _scaled(number: int | None, unit: float, sign: str) -> str:
     return '-' if number is None else f'{number / unit:.3g} {sign}'
-
-
-def _plain(lines: Sequence[Sequence[str]]) -> str:
-    """Names to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    named = {lines[0].index(name) for name in ('model', 'runtime', 'precision') if name in lines[0]}
-    return '\n'.join('  '.join(cell.ljust(width) if i in named else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in lines)
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in [head, ['---'] * len(head), *body])

@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from hgd_det.deploy import tables
 from hgd_det.deploy.pictures import read
 from hgd_det.deploy.postprocess import Detections, Settings, detections
 from hgd_det.deploy.runtime import Model
@@ -124,12 +125,7 @@ def table(rows: Sequence[Comparison], metrics: Mapping[str, float] = {}, markdow
     body += [[row.name, str(row.images), _number(row.raw_score), _number(row.raw_box),
               _number(row.score), _number(row.box), str(row.detections), str(row.alone), str(row.ties),
               *_percent(row.metrics, metrics), 'yes' if row.holds else 'NO'] for row in rows]
-    if markdown:
-        return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in
-                         [head, ['---'] * len(head), *body])
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-                     for line in [head, *body])
+    return tables.markdown([head, *body]) if markdown else tables.plain([head, *body], left=head)
 
 
 def _percent(values: Mapping[str, float], keys: Iterable[str]) -> list[str]:
