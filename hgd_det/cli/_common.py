@@ -22,6 +22,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started a data-parallel job (torchrun: pytorch)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='load checkpoints that hold more than weights and plain values. Such '
                              'a file can run any program: only for files of your own')

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+from hgd_det.cli._common import add_trust
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('models', metavar='MODEL', nargs='+',
@@ -35,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='OUT',
                         help='also write everything, unrounded, with each call and the versions')
     parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load checkpoints that hold more than weights and plain values. Such '
-                             'a file can run any program: only for files of your own')
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from hgd_det.cli._common import add_trust
+
 FORMATS = ('pth', 'safetensors', 'onnx', 'torch')
 
 
@@ -31,15 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='how many images of DATA are compared (50); mAP takes all')
     parser.add_argument('--bench', action='store_true',
                         help='time the forms beside the checkpoint (hgd-det bench does more)')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load a checkpoint that holds more than weights and plain values. Such '
-                             'a file can run any program: only for files of your own')
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     import hgd_det.deploy.export as deploy
     from hgd_det.checkpoint import trust_checkpoints
-    from hgd_det.deploy.runtime import TorchModel, open_model
     from hgd_det.deploy.student import load_student
 
     trust_checkpoints(args.trust_checkpoint)
@@ -48,23 +47,23 @@ def run(args: argparse.Namespace) -> int:
     done = deploy.export(student, args.out, args.format, with_nms=args.with_nms, half=args.fp16)
     for path in (*done.files.values(), done.config, done.card):
         print(f'{path}  {path.stat().st_size / 1e6:.2f} MB')
-    models = [open_model(path) for path in done.files.values()] if args.verify or args.bench else []
-    reference = TorchModel(student)
-    failed = bool(args.verify) and not _verify(args, student, reference, models, done)
+    failed = bool(args.verify) and not _verify(args, student, done)
     if args.bench:
         _bench(args, done)
     return 1 if failed else 0
 
 
-def _verify(args, student, reference, models, done) -> bool:
+def _verify(args, student, done) -> bool:
     """Print and note the comparison; whether everything is within its limits."""
     import sys
 
     import hgd_det.deploy.export as deploy
     from hgd_det.deploy.evaluate import evaluate
+    from hgd_det.deploy.runtime import TorchModel, open_model
     from hgd_det.deploy.samples import samples
     from hgd_det.deploy.verify import compare, pictures_of, table
 
+    reference, models = TorchModel(student), [open_model(path) for path in done.files.values()]
     images = pictures_of(student.config, args.limit) if args.verify == 'test' \
         else samples([args.verify], args.limit)
     rows = compare(reference, models, images, 'float16' if args.fp16 else 'float32')

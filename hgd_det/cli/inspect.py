@@ -75,14 +75,12 @@ def _draw(detector) -> None:
 
 def input_size(cfg) -> tuple[int, int]:
     """Height and width: the config's `input_size`, or what its test pipeline resizes to."""
+    from hgd_det.deploy.student import test_set
     from hgd_det.errors import UserError
 
     size = cfg.get('input_size')
     if size is None:
-        dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
-        while 'dataset' in dataset:
-            dataset = dataset['dataset']
-        scales = [step['scale'] for step in dataset.get('pipeline', [])
+        scales = [step['scale'] for step in test_set(cfg).get('pipeline', [])
                   if step.get('type') == 'Resize' and 'scale' in step]
         size = tuple(scales[0])[::-1] if scales else None  # mmdet gives (width, height)
     if size is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from hgd_det.cli._common import add_trust
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', metavar='MODEL',
@@ -20,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='leave out what scores less (0.3)')
     parser.add_argument('--batch-size', type=int, default=8, metavar='N', help='images per step (8)')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads of the model')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='load a checkpoint that holds more than weights and plain values. Such '
-                             'a file can run any program: only for files of your own')
+    add_trust(parser)
     parser.add_argument('--no-pictures', action='store_true', help='write predictions.json alone')
 
 
@@ -73,8 +73,4 @@ def _model(args: argparse.Namespace):
     from hgd_det.deploy.runtime import open_model
 
     trust_checkpoints(args.trust_checkpoint)
-    model = open_model(args.model, args.config, args.cfg_options, args.threads)
-    if args.threads and model.kind != 'onnxruntime':
-        import torch
-        torch.set_num_threads(args.threads)
-    return model
+    return open_model(args.model, args.config, args.cfg_options, args.threads)

@@ -49,7 +49,8 @@ def evaluate(cfg, checkpoint: str) -> dict[str, float]:
     from mmengine.model import is_model_wrapper
 
     from hgd_det.checkpoint import load, load_into, student_state_dict
-    from hgd_det.engine.runner import build_runner, plain, user_errors, warn
+    from hgd_det.deploy.evaluate import compare_names
+    from hgd_det.engine.runner import build_runner, plain, user_errors
     from hgd_det.errors import UserError
 
     cfg = plain(cfg)
@@ -65,10 +66,8 @@ def evaluate(cfg, checkpoint: str) -> dict[str, float]:
         meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
         trained = (meta.get('dataset_meta') or {}).get('classes')
         tested = getattr(runner.test_dataloader.dataset, 'metainfo', {}).get('classes')
-        if trained and tested and list(trained) != list(tested):
-            warn(f'{checkpoint} was trained for the classes {", ".join(trained)}, but the test set '
-                 f'has {", ".join(tested)}: the figures mean something only if these are the same '
-                 'things by other names')
+        if trained and tested:
+            compare_names(checkpoint, trained, tested)
         return runner.test()
 
 

@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,8 +18,7 @@ import torch
 from hgd_det.checkpoint import sha256, trust_checkpoints
 from hgd_det.compat import versions
 from hgd_det.deploy.evaluate import evaluate
-from hgd_det.deploy.onnx_file import KEY, read_meta
-from hgd_det.deploy.runtime import Model, OnnxModel, ProgramModel, open_model
+from hgd_det.deploy.runtime import Model, OnnxModel, open_model
 from hgd_det.engine.runner import load_config
 from hgd_det.errors import UserError
 from hgd_det.models.complexity import count
@@ -184,13 +181,8 @@ def _memory(key: str) -> int:
 # ------------------------------------------------------------------------------------------- facts
 def facts(model: Model) -> dict:
     """Parameters, multiply-adds, precision: counted on a checkpoint, else what the export noted."""
-    if isinstance(model, OnnxModel):
-        meta = read_meta(model.session)
-    elif isinstance(model, ProgramModel):
-        with zipfile.ZipFile(model.path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(f'/{KEY}.json'))
-            meta = json.loads(archive.read(name))
-    else:
+    meta = model.meta
+    if not meta:
         cost = count(model.student.detector, model.input_size)
         meta = dict(params=cost.params, macs=cost.macs, precision='float32')
     return {key: meta.get(key) for key in ('params', 'macs', 'precision')}

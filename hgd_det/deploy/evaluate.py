@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,8 +43,13 @@ def _check_classes(model: Model, tested: Iterable[str]) -> None:
     if len(tested) != len(model.classes):
         raise UserError(f'{model.path} knows {len(model.classes)} classes ({", ".join(model.classes)}), '
                         f'the test set has {len(tested)} ({", ".join(tested)})')
-    if tuple(tested) != model.classes:
-        warn(f'{model.path} was trained for the classes {", ".join(model.classes)}, but the test set has '
+    compare_names(model.path, model.classes, tested)
+
+
+def compare_names(what: str | Path, trained: Iterable[str], tested: Iterable[str]) -> None:
+    """Warn where a detector was trained for classes of other names than the test set has."""
+    if list(trained) != list(tested):
+        warn(f'{what} was trained for the classes {", ".join(trained)}, but the test set has '
              f'{", ".join(tested)}: the figures mean something only if these are the same things by '
              'other names')
 

@@ -6,14 +6,14 @@ import contextlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from hgd_det.checkpoint import atomic_write
-from hgd_det.deploy.onnx_file import KEY, read_meta
+from hgd_det.deploy.onnx_file import KEY
 from hgd_det.deploy.runtime import OnnxModel, open_model
 from hgd_det.errors import UserError
 
@@ -63,12 +63,12 @@ def quantize(onnx_path: str | Path, out_path: str | Path, images: Iterable[np.nd
     return meta
 
 
-def _open(path: str | Path) -> tuple[OnnxModel, dict]:
+def _open(path: str | Path) -> tuple[OnnxModel, Mapping]:
     if Path(path).suffix != '.onnx':
         raise UserError(f'{path} is not an ONNX file; make one: hgd-det export CONFIG CHECKPOINT '
                         'model.onnx')
     model = open_model(path)
-    meta = read_meta(model.session)
+    meta = model.meta
     if meta.get('int8') or meta.get('precision') == 'float16':
         raise UserError(f'{path} is {"int8" if meta.get("int8") else "float16"} already; give the float32 '
                         'file that the export writes')

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -28,8 +28,10 @@ class Model:
         classes: Names by label.
         input_size: (height, width) of `detect`'s batches; None: any.
         settings: How detections are chosen from raw outputs.
+        meta: What the export noted in the file; {} for a checkpoint.
     """
     kind = ''
+    meta: Mapping = {}
 
     def __init__(self, path: Path, classes: Sequence[str], input_size: tuple[int, int] | None,
                  settings: Settings | None):
@@ -128,8 +130,8 @@ class ProgramModel(Model):
             program = torch.export.load(path, extra_files=extra)
         except Exception as error:  # the format's reader raises many types on damaged files
             raise UserError(f'{path} is not a program written by torch.export: {error}') from None
-        meta = _meta(json.loads(extra['hgd_det.json'] or '{}'), path)
-        super().__init__(path, meta['classes'], meta['input_size'], meta['settings'])
+        self.meta = json.loads(extra['hgd_det.json'] or '{}')
+        super().__init__(path, *_noted(self.meta, path))
         self.module = program.module()
 
     def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,9 +158,9 @@ class OnnxModel(Model):
             self.session = onnxruntime.InferenceSession(str(path), options, ['CPUExecutionProvider'])
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise UserError(f'{path} cannot be run by onnxruntime: {error}') from None
-        meta = _meta(read_meta(self.session), path)
+        self.meta = read_meta(self.session)
         self.with_nms = len(self.session.get_outputs()) == 3
-        super().__init__(path, meta['classes'], meta['input_size'], meta['settings'])
+        super().__init__(path, *_noted(self.meta, path))
 
     def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         return None if self.with_nms else tuple(self.session.run(None, {'images': batch}))
@@ -183,16 +185,19 @@ def open_model(path: str | Path, config: str | Path | None = None, options: Sequ
         raise UserError(f'model {path}: a file ends in {", ".join(SUFFIXES)}')
     if path.suffix == '.onnx':
         return OnnxModel(path, threads)
+    if threads:
+        import torch
+        torch.set_num_threads(threads)
     if path.suffix == '.pt2':
         return ProgramModel(path)
     from hgd_det.deploy.student import load_student
     return TorchModel(load_student(path, config, options))
 
 
-def _meta(meta: dict, path: Path) -> dict:
+def _noted(meta: Mapping, path: Path) -> tuple[list[str], list[int], Settings]:
+    """Classes, input size and settings."""
     if not {'classes', 'input_size', 'settings'} <= meta.keys():
         raise UserError(f'{path} does not say which classes and input size it has: it was not written '
                         'by hgd-det export')
-    settings = dict(meta['settings'])
-    settings['levels'] = tuple(settings['levels'])
-    return dict(meta, settings=Settings(**settings))
+    settings = dict(meta['settings'], levels=tuple(meta['settings']['levels']))
+    return meta['classes'], meta['input_size'], Settings(**settings)

@@ -105,12 +105,12 @@ def _taught(cfg: Config) -> dict:
 
 def _classes(cfg: Config, meta: Mapping, detector: nn.Module) -> tuple[str, ...]:
     """The names the run recorded, else the config's, else plain numbers."""
-    for source in (meta.get('dataset_meta'), _test_set(cfg).get('metainfo')):
+    for source in (meta.get('dataset_meta'), test_set(cfg).get('metainfo')):
         names = (source or {}).get('classes')
         if names:
             return (names,) if isinstance(names, str) else tuple(names)
     from mmdet.registry import DATASETS
-    kind = _test_set(cfg).get('type')
+    kind = test_set(cfg).get('type')
     names = getattr(kind and DATASETS.get(kind), 'METAINFO', {}).get('classes')
     head = getattr(detector, 'bbox_head', None) or detector.roi_head.bbox_head
     number = head.num_classes
@@ -119,7 +119,8 @@ def _classes(cfg: Config, meta: Mapping, detector: nn.Module) -> tuple[str, ...]
     return tuple(str(index) for index in range(number))
 
 
-def _test_set(cfg: Config) -> Mapping:
+def test_set(cfg: Config) -> Mapping:
+    """The config of the test data set, out of what wraps it."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -127,7 +128,7 @@ def _test_set(cfg: Config) -> Mapping:
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
-    pipeline = _test_set(cfg).get('pipeline') or cfg.get('test_pipeline')
+    pipeline = test_set(cfg).get('pipeline') or cfg.get('test_pipeline')
     if not pipeline:
         raise UserError('the config has no test pipeline, which says how images are resized')
     return pipeline
