@@ -151,6 +151,34 @@ def make_batch(batch: int = 2, size: int = 96, num_classes: int = 3, seed: int =
     return dict(inputs=images, data_samples=samples)
 
 
+def make_distiller(terms: dict, student: dict | None = None, teacher: dict | bool | None = None, **options):
+    """A distiller of tiny detectors, ready to train: the teacher is twice as wide and untrained, or, with
+    ``teacher=False``, there is none."""
+    from mmengine.config import ConfigDict
+
+    from hgd_det.distill.distiller import Distiller
+    torch.manual_seed(7)
+    if teacher is None:
+        teacher = dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained')
+    model = Distiller(ConfigDict(student or tiny_ssd()), teacher=teacher or None, terms=ConfigDict(terms),
+                      input_size=96, **options)
+    model.init_weights()
+    model.progress = Progress(0, 100)
+    return model.train()
+
+
+def train_step(model, data: dict, optimizer=None) -> tuple[Tensor, dict[str, float]]:
+    """``(total loss, log)`` of one batch of :func:`make_batch`; a step of the optimizer if there is one."""
+    import copy
+    ready = model.data_preprocessor(copy.deepcopy(data), True)
+    total, log = model.parse_losses(model.loss(ready['inputs'], ready['data_samples']))
+    if optimizer is not None:
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return total, {k: v.item() for k, v in log.items()}
+
+
 def make_student(model: dict, size: int = 96, seed: int = 0):
     """A :class:`~hgd_det.deploy.student.Student` with random weights that finds something, and something
     else in each image: BatchNorm is fitted to noise, as the features would die out on their way, and

@@ -21,7 +21,7 @@ def with_shares(distiller, term: Term) -> list[dict]:
     stages at the start follows from their number, size and statistics, not from the data.
     """
     pairs = term.describe()
-    if not pairs or not term.requires <= {'maps', 'boxes'}:
+    if not pairs or distiller.teacher is None or not term.requires <= {'maps', 'boxes'}:
         return pairs
     height, width = distiller.input_size
     parameter = next(distiller.student.parameters())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from mmdet.models.detectors.base import BaseDetector
@@ -67,18 +68,19 @@ class Distiller(BaseDetector):
         wanted = {name: parts for name, parts in wanted.items() if not parts[1].off}
         if not wanted:
             return
-        if teacher is None:
-            raise UserError('model.teacher is missing: the terms '
-                            f'{", ".join(wanted)} need one, as dict(config=..., checkpoint=...)')
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.teacher = Teacher(**teacher)
-            self.teacher.fit_input(self.data_preprocessor)
-            self.input_size = as_pair(input_size or self.teacher.config.get('input_size')
-                                    or DEFAULT_INPUT)
+            if teacher is not None:
+                self.teacher = Teacher(**teacher)
+                self.teacher.fit_input(self.data_preprocessor)
+                input_size = input_size or self.teacher.config.get('input_size')
+            self.input_size = as_pair(input_size or DEFAULT_INPUT)
             spec = self._spec()
             for name, (config, schedule) in wanted.items():
                 term = build_term(name, config)
+                if term.needs_teacher and teacher is None:
+                    raise UserError(f'model.teacher is missing: the term {name!r} ({type(term).__name__}) '
+                                    'needs one, as dict(config=..., checkpoint=...)')
                 term.setup(spec)
                 if schedule.auto:
                     term.balance = Balance(schedule.ratio, schedule.average)
@@ -86,15 +88,17 @@ class Distiller(BaseDetector):
                 self.schedules[name] = schedule
 
     def _spec(self) -> Spec:
-        teacher = self.teacher
+        teacher, mine = self.teacher, survey(self.student, self.input_size, 'student')
+        if teacher is None:
+            return Spec(mine, None, self.student, None,
+                        lambda: (head_spec(self.student, self.input_size), None))
         theirs = teacher.input_size or self.input_size
         differ = None if not teacher.same_classes else differing_classes(self.student, teacher.detector)
         if differ:
             raise UserError(f'the student knows {differ[0]} classes, the teacher {differ[1]} '
                             f'({teacher.name}); take a teacher of the same data set, or, for feature '
                             'terms, allow it with model.teacher.same_classes=False')
-        return Spec(survey(self.student, self.input_size, 'student'),
-                    survey(teacher.detector, theirs, 'teacher'), self.student, teacher.detector,
+        return Spec(mine, survey(teacher.detector, theirs, 'teacher'), self.student, teacher.detector,
                     lambda: (head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs)))
 
     # -- the student's own life ------------------------------------------------------------------
@@ -135,29 +139,40 @@ class Distiller(BaseDetector):
             return losses | {f'loss_{name}': _touch(term, batch_inputs)
                              for name, term in self.distill.items()}
         needs = frozenset().union(*(term.requires for term in active.values()))
-        with Taps(self.student, _taps(active, 'student_taps')) as maps, HeadSpy(self.student) as spy:
+        if 'gradient' in needs and torch.is_grad_enabled():
+            batch_inputs = batch_inputs.detach().requires_grad_()
+        maps, spy = Taps(self.student, _taps(active, 'student_taps')), HeadSpy(self.student)
+        spent: list[float] = []
+        lesson = Lesson(Side(maps, spy.output), lambda: self._teach(batch_inputs, active, needs, spent),
+                        batch_data_samples, progress=progress, input_shape=batch_inputs.shape[-2:],
+                        targets=spy.targets, anchors=spy.anchors, neg_pos_ratio=spy.neg_pos_ratio,
+                        images=batch_inputs)
+        spy.changes = [partial(term.retarget, lesson) for term in active.values() if term.retarget]
+        with maps, spy:
             losses = self.student.loss(batch_inputs, batch_data_samples)
-        teacher, seconds = self._teach(batch_inputs, active, 'head' in needs)
-        lesson = Lesson(Side(maps, spy.output), teacher, batch_data_samples, progress=progress,
-                        input_shape=batch_inputs.shape[-2:], targets=spy.targets,
-                        anchors=spy.anchors, neg_pos_ratio=spy.neg_pos_ratio, images=batch_inputs)
+        if any(term.needs_teacher for term in active.values()):
+            lesson.teacher  # noqa: B018  it runs now, before autocast is switched off for the terms
         detection = _total(losses)
         self._silence(losses, active)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             for name, term in self.distill.items():
                 losses.update(self._taught(name, term, lesson, factors[name], detection))
-        losses['teacher_share'] = batch_inputs.new_tensor(seconds / (time.perf_counter() - began))
+        if spent:
+            losses['teacher_share'] = batch_inputs.new_tensor(sum(spent) / (time.perf_counter() - began))
         return losses
 
-    def _teach(self, batch: Tensor, active: Mapping[str, Term], with_head: bool) -> tuple[Side, float]:
-        """The teacher's side of the lesson, and the seconds it took."""
+    def _teach(self, batch: Tensor, active: Mapping[str, Term], needs: frozenset, spent: list) -> Side:
+        """The teacher's side of the lesson; notes the seconds it took."""
+        if self.teacher is None:
+            raise UserError('a term read the teacher without saying so: its class sets needs_teacher=False')
         self.teacher.load()
         began = time.perf_counter()
+        with_head, with_gradient = 'head' in needs, 'gradient' in needs
         with Taps(self.teacher.detector, _taps(active, 'teacher_taps'), stop=not with_head) as maps:
-            outputs = self.teacher.forward(batch, with_head)
+            outputs = self.teacher.forward(batch, with_head, with_gradient)
         head = self.teacher.detector.bbox_head if with_head else None
-        return (Side(maps, (lambda: flatten(head, outputs)) if with_head else None),
-                time.perf_counter() - began)
+        spent.append(time.perf_counter() - began)
+        return Side(maps, (lambda: flatten(head, outputs)) if with_head else None)
 
     def _taught(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
         """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
@@ -165,14 +180,18 @@ class Distiller(BaseDetector):
         if factor == 0:
             return {f'loss_{name}': idle}
         values = term(lesson)
-        raw = sum(v for k, v in values.items() if 'loss' in k)
-        weight = self._weight(name, term, detection, raw) * factor
-        entries = {f'loss_{name}' + k.removeprefix('loss'): v * weight
-                   for k, v in values.items() if 'loss' in k}
+        counted = {k.removeprefix('loss'): v for k, v in values.items() if 'loss' in k}
+        aside = counted.pop('aside_loss', None)
+        entries = {} if aside is None else {f'loss_{name}_aside': aside}
+        if counted:
+            raw = sum(counted.values())
+            weight = self._weight(name, term, detection, raw) * factor
+            entries |= {f'loss_{name}{k}': v * weight for k, v in counted.items()}
+            entries |= {f'{name}_raw': raw.detach(), f'{name}_weight': raw.new_tensor(weight)}
+        else:  # the term teaches by other means, or only itself so far
+            entries[f'loss_{name}'] = idle
         first = next(iter(entries))
         entries[first] = entries[first] + idle
-        entries[f'{name}_raw'] = raw.detach()
-        entries[f'{name}_weight'] = raw.new_tensor(weight)
         return entries | {f'{name}_{k}': v.detach().float() for k, v in values.items() if 'loss' not in k}
 
     def _weight(self, name: str, term: Term, detection: Tensor, raw: Tensor) -> float:

@@ -5,6 +5,8 @@ Everything is taken from what the head computes anyway: its forward output is ho
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +75,8 @@ def head_spec(detector: nn.Module, input_size: tuple[int, int]) -> HeadSpec | No
 class HeadSpy:
     """Watch a student's head while its ``loss`` runs.
 
+    Each of ``changes`` takes the head's targets and returns those that its loss shall use instead.
+
     Example::
 
         with HeadSpy(student) as spy:
@@ -82,6 +86,7 @@ class HeadSpy:
 
     def __init__(self, detector: nn.Module):
         self.head = dense_head(detector)
+        self.changes: list[Callable[[Targets], Targets]] = []
         self._outputs = self._targets = self._handle = None
 
     def __enter__(self) -> HeadSpy:
@@ -94,6 +99,8 @@ class HeadSpy:
 
         def get_targets(*args, **kwargs):
             self._targets = original(*args, **kwargs)
+            if self.changes:
+                self._targets = self._changed(self.targets())
             return self._targets
         self.head.__dict__['get_targets'] = get_targets
         return self
@@ -102,6 +109,17 @@ class HeadSpy:
         if self.head is not None:
             self._handle.remove()
             self.head.__dict__.pop('get_targets', None)
+
+    @torch.no_grad()
+    def _changed(self, targets: Targets) -> tuple:
+        """Other targets in the form that the head's loss reads: per level, and the positives' number."""
+        with torch.autocast(targets.labels.device.type, enabled=False):
+            for change in self.changes:
+                targets = change(targets)
+        sizes = [part.shape[1] for part in self._targets[0]]
+        parts = (targets.labels, targets.label_weights, targets.boxes, targets.box_weights)
+        count = int(targets.positive.sum(1).clamp(min=1).sum())  # mmdet counts one in an image without any
+        return (*(list(part.split(sizes, 1)) for part in parts), count, *self._targets[5:])
 
     def _saw(self, module, args, outputs) -> None:
         self._outputs = outputs

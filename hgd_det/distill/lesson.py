@@ -77,37 +77,45 @@ class Lesson:
     """The view of one batch that a term gets.
 
     Attributes:
-        student, teacher: Maps (``lesson.student.maps[tap]``) and head outputs of each.
+        student, teacher: Maps (``lesson.student.maps[tap]``) and head outputs of each. The teacher runs
+            when it is first asked for, and not at all where no term does.
+        samples: The batch's data samples, with their ground truth.
         progress: Iteration and total.
         input_shape: (H, W) of the batch as the network saw it, padding included.
         neg_pos_ratio: Negatives per positive in SSD's hard-negative mining.
+        images: The batch as the student saw it. With ``requires={'gradient'}`` both detectors' outputs
+            can be differentiated with respect to it.
     """
 
-    def __init__(self, student: Side, teacher: Side, samples: list, *, progress: Progress,
-                 input_shape: tuple[int, int], targets: Callable[[], Targets] | None = None,
-                 anchors: Callable[[], Tensor] | None = None, neg_pos_ratio: float = 3.0,
-                 images: Tensor | None = None):
-        self.student, self.teacher = student, teacher
+    def __init__(self, student: Side, teacher: Side | Callable[[], Side], samples: list, *,
+                 progress: Progress, input_shape: tuple[int, int],
+                 targets: Callable[[], Targets] | None = None, anchors: Callable[[], Tensor] | None = None,
+                 neg_pos_ratio: float = 3.0, images: Tensor | None = None):
+        self.student, self.samples = student, samples
         self.progress, self.input_shape = progress, tuple(input_shape)
         self.neg_pos_ratio = neg_pos_ratio
         self.images = images
-        self._samples, self._targets, self._anchors = samples, targets, anchors
+        self._teacher, self._targets, self._anchors = teacher, targets, anchors
         self._regions: dict[str, Tensor] = {}
         self.memo: dict = {}  # for functional.py: masks shared by terms and stages
 
     @property
     def batch_size(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
+
+    @cached_property
+    def teacher(self) -> Side:
+        return self._teacher() if callable(self._teacher) else self._teacher
 
     @cached_property
     def boxes(self) -> list[Tensor]:
         """Per image (n, 4) ground-truth boxes x1 y1 x2 y2 in input pixels, ignored ones left out."""
-        return [self._instances(s).bboxes_tensor for s in self._samples]
+        return [self._instances(s).bboxes_tensor for s in self.samples]
 
     @cached_property
     def labels(self) -> list[Tensor]:
         """Per image (n,) class indices of :attr:`boxes`."""
-        return [self._instances(s).labels for s in self._samples]
+        return [self._instances(s).labels for s in self.samples]
 
     @staticmethod
     def _instances(sample) -> _Instances:

@@ -27,11 +27,15 @@ class Progress(NamedTuple):
 class Schedule:
     """``weight(it) = 0 if it < warmup else weight * min(1, (it - warmup) / ramp)``, 0 from stop.
 
+    ``end`` other than 1 multiplies that by ``1 + (end - 1) (it - warmup) / (stop - warmup)``.
+
     Args:
         weight: A number, or ``'auto'``: then :class:`Balance` sets the factor.
         warmup: The student trains alone that long; an int counts iterations, a float below 1 is
             a fraction of the training.
         ramp: Linear rise behind the warm-up; 0 is a hard switch.
+        end: Multiple of the weight at the end (`stop`, or the last iteration): between, it falls or rises
+            linearly.
         stop: From here the weight is 0 again (some methods help most in the beginning).
         detection: Factor on all of the student's own losses while the term counts. With 0 the term
             is a phase of imitation alone; what follows `stop` is plain training from there.
@@ -41,12 +45,13 @@ class Schedule:
     weight: float | str = 1.0
     warmup: float = 0
     ramp: float = 0
+    end: float = 1.0
     stop: float | None = None
     detection: float = 1.0
     ratio: float = 1.0
     average: int = 100
 
-    KEYS = ('weight', 'warmup', 'ramp', 'stop', 'detection', 'ratio', 'average')
+    KEYS = ('weight', 'warmup', 'ramp', 'end', 'stop', 'detection', 'ratio', 'average')
 
     def __post_init__(self):
         if isinstance(self.weight, str):
@@ -54,7 +59,7 @@ class Schedule:
                 raise UserError(f"weight={self.weight!r}; give a number or 'auto'")
         elif not self.weight >= 0:
             raise UserError(f'weight={self.weight}; a term cannot have a negative weight')
-        for key in ('warmup', 'ramp', 'stop', 'detection', 'ratio'):
+        for key in ('warmup', 'ramp', 'end', 'stop', 'detection', 'ratio'):
             value = getattr(self, key)
             if value is not None and not value >= 0:
                 raise UserError(f'{key}={value}; it cannot be negative')
@@ -84,15 +89,18 @@ class Schedule:
                             f'{total} iterations; the student would never learn to detect')
 
     def factor(self, progress: Progress) -> float:
-        """The multiple of the weight at this iteration, in [0, 1]."""
+        """The multiple of the weight at this iteration: 0 outside its time, 1 at full strength."""
         iteration, total = progress
         warmup = self._iterations(self.warmup, total)
         if iteration < warmup:
             return 0.0
-        if self.stop is not None and iteration >= self._iterations(self.stop, total):
+        stop = total if self.stop is None else self._iterations(self.stop, total)
+        if self.stop is not None and iteration >= stop:
             return 0.0
         ramp = self._iterations(self.ramp, total)
-        return 1.0 if ramp <= 0 else min(1.0, (iteration - warmup) / ramp)
+        risen = 1.0 if ramp <= 0 else min(1.0, (iteration - warmup) / ramp)
+        passed = (iteration - warmup) / max(1, stop - warmup)
+        return risen * (1 + (self.end - 1) * min(1.0, passed))
 
     @staticmethod
     def _iterations(value: float, total: int) -> int:

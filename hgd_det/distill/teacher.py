@@ -134,15 +134,18 @@ class Teacher:
             batch = F.interpolate(batch, size=self.input_size, mode='bilinear', align_corners=False)
         return batch
 
-    @torch.no_grad()
-    def forward(self, batch: Tensor, with_head: bool) -> tuple | None:
-        """Run as deep as needed: backbone and extras, and the head when some term reads it."""
-        batch = self.inputs(batch)
-        if batch.device.type == 'cpu':  # forward only, channels last is a third faster here
-            self.detector.to(memory_format=torch.channels_last)  # costs nothing once done
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        features = self.detector.extract_feat(batch)
-        return self.detector.bbox_head(features) if with_head else None
+    def forward(self, batch: Tensor, with_head: bool, with_gradient: bool = False) -> tuple | None:
+        """Run as deep as needed: backbone and extras, and the head when some term reads it.
+
+        ``with_gradient`` keeps the way back to the batch; the weights stay frozen.
+        """
+        with torch.set_grad_enabled(with_gradient):
+            batch = self.inputs(batch)
+            if batch.device.type == 'cpu':  # forward only, channels last is a third faster here
+                self.detector.to(memory_format=torch.channels_last)  # costs nothing once done
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            features = self.detector.extract_feat(batch)
+            return self.detector.bbox_head(features) if with_head else None
 
 
 def _read(config) -> Config:

@@ -12,9 +12,9 @@ from hgd_det.distill.stages import Survey
 from hgd_det.errors import UserError
 
 if TYPE_CHECKING:
-    from hgd_det.distill.lesson import Lesson
+    from hgd_det.distill.lesson import Lesson, Targets
 
-NEEDS = frozenset({'maps', 'head', 'targets', 'boxes'})
+NEEDS = frozenset({'maps', 'head', 'targets', 'boxes', 'gradient'})
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class HeadSpec:
 class Spec:
     """All that a term learns of the two detectors when it is set up."""
     student: Survey
-    teacher: Survey
+    teacher: Survey | None               # None: the config has no teacher, and no term that needs one
     student_model: nn.Module
-    teacher_model: nn.Module
+    teacher_model: nn.Module | None
     read_heads: Callable[[], tuple[HeadSpec | None, HeadSpec | None]]
 
     @cached_property
@@ -83,25 +83,28 @@ class Spec:
 class Term(nn.Module):
     """One method: a module that turns a :class:`~hgd_det.distill.lesson.Lesson` into losses.
 
-    A subclass says what it needs in ``requires`` (a subset of maps, head, targets, boxes), builds
-    its adapters in :meth:`setup` and returns *raw* values from :meth:`forward`; weight, warm-up and
+    A subclass says what it needs in ``requires`` (of maps, head, targets, boxes, gradient), builds its
+    adapters in :meth:`setup` and returns *raw* values from :meth:`forward`; weight, warm-up and
     ramp are the distiller's business (``weight=``, ``warmup=``... beside the term's own arguments
     in the config, defaults in ``schedule``).
 
     :meth:`forward` returns a dict. Keys containing "loss" are added up, weighted, into the
     training loss (most terms return one, ``'loss'``); every other key is logged only, and must not
-    contain that word. On an empty set (no object, no positive anchor) a term returns
-    ``student_tensor.sum() * 0``, which keeps the graph whole. Values are computed in float32:
-    the distiller switches autocast off around a term.
+    contain that word. ``'aside_loss'`` is added as it is: the loss of parts that only the term has (an
+    auto-encoder of the teacher's map) stays out of weight and balance. On an empty set (no object,
+    no positive anchor) a term returns ``student_tensor.sum() * 0``, which keeps the graph whole.
+    Values are computed in float32: the distiller switches autocast off around a term.
 
     Attributes:
         requires: What of a lesson the term reads.
         schedule: Defaults of :class:`~hgd_det.distill.schedule.Schedule` for this method.
+        needs_teacher: False for a method in which nobody but the student teaches.
         scales_detection: Factors on the student's own losses, by the beginning of their key, while the
             term counts: ``{'loss_cls': 0.5}``.
         student_taps, teacher_taps: Taps that ``setup`` asks for (``requires`` has ``'maps'``).
     """
     requires: ClassVar[frozenset[str]] = frozenset({'maps'})
+    needs_teacher: ClassVar[bool] = True
     schedule: ClassVar[Mapping] = {}
     scales_detection: Mapping[str, float] = {}
 
@@ -115,6 +118,10 @@ class Term(nn.Module):
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         raise NotImplementedError
+
+    #: ``retarget(lesson, targets) -> targets``: what a term changes of the head's own assignment, before
+    #: the student's loss is computed from it. The student's head output is there; its losses are not yet.
+    retarget: Callable[[Lesson, Targets], Targets] | None = None
 
     def describe(self) -> list[dict]:
         """Rows for the correspondence table: ``Pair.describe()`` plus the adapter's name."""

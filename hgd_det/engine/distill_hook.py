@@ -49,11 +49,13 @@ class DistillHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
-        if distiller is None or distiller.teacher is None or not runner._resume:
+        if distiller is None or not runner._resume:
             return
         checkpoint['state_dict'].update(checkpoint.get('distill') or {})
         before = (checkpoint.get('meta') or {}).get('teacher')
-        if not (before and self.same_teacher) or before['sha256'] == distiller.teacher.digest:
+        if distiller.teacher is None or not (before and self.same_teacher):
+            return
+        if before['sha256'] == distiller.teacher.digest:
             return
         then, now = ((digest or 'none')[:12] for digest in (before['sha256'], distiller.teacher.digest))
         raise UserError(

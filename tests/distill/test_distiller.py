@@ -10,13 +10,13 @@ from torch import nn
 
 import hgd_det.registered  # noqa: F401
 from hgd_det.distill.adapters import build_adapter
-from hgd_det.distill.distiller import Distiller
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.schedule import Progress
 from hgd_det.distill.stages import pair_stages
 from hgd_det.distill.term import Term
 from hgd_det.errors import UserError
-from hgd_det.testing import make_batch, tiny_ssd
+from hgd_det.testing import make_batch, make_distiller, tiny_ssd
+from hgd_det.testing import train_step as step
 
 register_all_modules(init_default_scope=True)
 
@@ -63,26 +63,8 @@ class FirstStage(Term):
                          - lesson.teacher.maps[pair.teacher.tap]).pow(2).mean()}
 
 
-def distiller(terms=None, student=None, teacher=None, **options):
-    torch.manual_seed(7)
-    terms = dict(every=dict(type='EveryNeed')) if terms is None else terms
-    model = Distiller(ConfigDict(student or tiny_ssd()), teacher=teacher or dict(
-        config=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained'), terms=ConfigDict(terms),
-        input_size=96, **options)
-    model.init_weights()
-    model.progress = Progress(0, 100)
-    return model.train()
-
-
-def step(model, data, optimizer=None):
-    ready = model.data_preprocessor(copy.deepcopy(data), True)
-    losses = model.loss(ready['inputs'], ready['data_samples'])
-    total, log = model.parse_losses(losses)
-    if optimizer is not None:
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-    return total, {k: v.item() for k, v in log.items()}
+def distiller(terms=None, **options):
+    return make_distiller(dict(every=dict(type='EveryNeed')) if terms is None else terms, **options)
 
 
 def train_20(model):

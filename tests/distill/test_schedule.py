@@ -12,10 +12,12 @@ from hgd_det.errors import UserError
     (dict(warmup=5, ramp=10), [0, 0, 0.5, 1]),
     (dict(stop=0.1), [1, 1, 0, 0]),
     (dict(warmup=5, stop=20), [0, 1, 1, 0]),
+    (dict(end=0.5), [.98, .975, .95, .55]),
+    (dict(warmup=5, stop=15, end=3), [0, 1, 2, 0]),
 ])
 def test_the_factor_is_a_pure_function_of_the_iteration(options, expected):
     schedule = Schedule(**options)
-    assert [schedule.factor(Progress(i, 100)) for i in (4, 5, 10, 90)] == expected
+    assert [schedule.factor(Progress(i, 100)) for i in (4, 5, 10, 90)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize('options, text', [

@@ -1,0 +1,128 @@
+"""What a term may do beside comparing maps: teach without a teacher, move targets, train parts of its own."""
+import pytest
+import torch
+from torch import nn
+
+from hgd_det.distill.detection import detection_loss, require_ssd
+from hgd_det.distill.registry import TERMS
+from hgd_det.distill.term import Term
+from hgd_det.errors import UserError
+from hgd_det.testing import make_batch, make_distiller, make_head_spec, train_step
+
+
+@TERMS.register_module()
+class Alone(Term):
+    """The student's own loss once more, on its own output; nobody else is asked."""
+    requires = frozenset({'head', 'targets'})
+    needs_teacher = False
+
+    def setup(self, spec):
+        assert spec.teacher is None and spec.teacher_model is None and spec.teacher_head is None
+        require_ssd('Alone', 'student', spec.student_head, spec.student_model)
+
+    def forward(self, lesson):
+        self.value = detection_loss(lesson.student.head, lesson.targets, ratio=lesson.neg_pos_ratio)
+        return dict(loss=self.value)
+
+
+@TERMS.register_module()
+class Fewer(Term):
+    """Only the first positive anchor of each image stays one; the teacher has looked."""
+    requires = frozenset({'head', 'targets'})
+    keep = 1
+
+    def retarget(self, lesson, targets):
+        assert lesson.teacher.head.cls.shape == lesson.student.head.cls.shape
+        assert not torch.is_grad_enabled()
+        rank = targets.positive.cumsum(1)
+        drop = targets.positive & (rank > self.keep)
+        return type(targets)(targets.labels.masked_fill(drop, targets.num_classes), targets.label_weights,
+                             targets.boxes, targets.box_weights.masked_fill(drop[..., None], 0),
+                             targets.num_classes)
+
+    def forward(self, lesson):
+        return dict(positives=lesson.targets.positive.sum())
+
+
+@TERMS.register_module()
+class Aside(Term):
+    """Trains a weight of its own before it teaches."""
+    requires = frozenset({'head'})
+
+    def __init__(self, alone=True):
+        super().__init__()
+        self.own, self.alone = nn.Parameter(torch.ones(())), alone
+
+    def forward(self, lesson):
+        aside = dict(aside_loss=self.own.square())
+        return aside if self.alone else aside | dict(loss=lesson.student.head.cls.square().mean())
+
+
+
+def test_a_term_may_do_without_a_teacher():
+    model = make_distiller(dict(a=dict(type='Alone')), teacher=False)
+    assert model.teacher is None
+    _, log = train_step(model, make_batch())
+    assert 'teacher_share' not in log
+    assert log['loss_a'] == pytest.approx(log['loss_cls'] + log['loss_bbox'], rel=1e-5)
+    model.check(100)
+    assert model.describe()['pairs'] == []
+
+
+def test_one_that_needs_a_teacher_says_so_where_there_is_none():
+    with pytest.raises(UserError, match=r"model\.teacher is missing: the term 'e' \(Fewer\)"):
+        make_distiller(dict(e=dict(type='Fewer')), teacher=False)
+
+
+def test_reading_a_teacher_one_said_not_to_need_is_named():
+    model = make_distiller(dict(e=dict(type='Fewer')))
+    model.distill['e'].needs_teacher, model.teacher = False, None
+    with pytest.raises(UserError, match='needs_teacher=False'):
+        train_step(model, make_batch())
+
+
+def test_a_term_may_change_the_targets_the_students_loss_uses(monkeypatch):
+    plain, fewer, same = (make_distiller({}), make_distiller(dict(f=dict(type='Fewer'))),
+                          make_distiller(dict(f=dict(type='Fewer'))))
+    monkeypatch.setattr(same.distill['f'], 'keep', 10 ** 6)
+    before, kept, equal = (train_step(m, make_batch())[1] for m in (plain, fewer, same))
+    assert kept['f_positives'] == 2
+    assert kept['loss_bbox'] != before['loss_bbox'] and kept['loss_cls'] != before['loss_cls']
+    assert (equal['loss_bbox'], equal['loss_cls']) == (before['loss_bbox'], before['loss_cls'])
+    assert kept['loss_f'] == 0 and 'f_raw' not in kept
+
+
+def test_targets_may_change_in_a_batch_without_objects():
+    plain, fewer = make_distiller({}), make_distiller(dict(f=dict(type='Fewer')))
+    for objects in ((0, 0), (0, 2)):
+        before, kept = (train_step(m, make_batch(objects=objects))[1] for m in (plain, fewer))
+        assert kept['loss_cls'] >= 0 and torch.isfinite(torch.tensor(kept['loss_bbox']))
+        if objects == (0, 0):
+            assert kept['loss_cls'] == before['loss_cls']
+
+
+@pytest.mark.parametrize('only', [True, False])
+def test_the_loss_of_a_terms_own_parts_has_no_weight(only):
+    model = make_distiller(dict(a=dict(type='Aside', alone=only, weight=5.0)))
+    total, log = train_step(model, make_batch(), torch.optim.SGD(model.parameters(), 1e-6))
+    assert log['loss_a_aside'] == 1 and model.distill['a'].own.grad == 2
+    assert ('a_raw' in log) != only
+    parts = log['loss_cls'] + log['loss_bbox'] + 1 + (0 if only else 5 * log['a_raw'])
+    assert total.item() == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_balance_does_not_count_it():
+    model = make_distiller(dict(a=dict(type='Aside', weight='auto')))
+    train_step(model, make_batch())
+    assert model.distill['a'].balance.count == 0
+    model.distill['a'].alone = False
+    _, log = train_step(model, make_batch())
+    assert log['loss_a'] == pytest.approx(log['loss_cls'] + log['loss_bbox'], rel=1e-5)
+
+
+def test_heads_of_another_kind_are_refused():
+    with pytest.raises(UserError, match='no softmax scores'):
+        require_ssd('Alone', 'student', make_head_spec(None), nn.Identity())
+    with pytest.raises(UserError, match='no softmax scores'):
+        require_ssd('Alone', 'student', None, nn.Identity())
+    require_ssd('Alone', 'student', make_head_spec(torch.zeros(1, 4)), nn.Identity())
