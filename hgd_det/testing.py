@@ -155,8 +155,10 @@ def make_distiller(terms: dict, student: dict | None = None, teacher: dict | boo
     """A distiller of tiny detectors, ready to train: the teacher is twice as wide and untrained, or, with
     ``teacher=False``, there is none."""
     from mmengine.config import ConfigDict
+    from mmengine.registry import init_default_scope
 
     from hgd_det.distill.distiller import Distiller
+    init_default_scope('mmdet')
     torch.manual_seed(7)
     if teacher is None:
         teacher = dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained')

@@ -13,6 +13,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from hgd_det.errors import UserError
@@ -95,8 +96,15 @@ def users_error(error: BaseException | None) -> str | None:
     return None
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, the verb's own, 2 for a user's error, 130 for ^C."""
+    """Run a verb; returns the exit status: 0, the verb's own, 2 for a user's error (1 if the run
+    showed it), 130 for ^C."""
     try:
         return dispatch(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -111,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         sys.stdout.flush()
         print(f'error: {message}', file=sys.stderr)
-        return 2
+        return next((e.status for e in _causes(error) if isinstance(e, UserError)), 2)
 
 
 if __name__ == '__main__':

@@ -88,6 +88,11 @@ class Schedule:
             raise UserError(f'term {name!r}: detection=0 until stop={self.stop}, but training has '
                             f'{total} iterations; the student would never learn to detect')
 
+    def begins(self, total: int) -> int:
+        """The first iteration at which the factor is above 0."""
+        warmup = self._iterations(self.warmup, total)
+        return warmup + (self._iterations(self.ramp, total) > 0)
+
     def factor(self, progress: Progress) -> float:
         """The multiple of the weight at this iteration: 0 outside its time, 1 at full strength."""
         iteration, total = progress

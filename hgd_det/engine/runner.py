@@ -29,7 +29,7 @@ from hgd_det.paths import find_config
 # top-level names that are read from a config; any other is a variable its own lines have used up
 READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg', 'compile',
         'sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval',
-        'custom_imports', 'tta_model', 'tta_pipeline', 'input_size'}
+        'custom_imports', 'tta_model', 'tta_pipeline', 'input_size', 'generations'}
 
 
 def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None) -> Config:
@@ -137,6 +137,7 @@ def plain(cfg: Config) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """mmengine's runner, reading checkpoints through our loader and writing them atomically."""
     # what a config of ours or mmdet's may name, whether or not it imports it
+    import hgd_det.engine.health
     import hgd_det.engine.hooks
     import hgd_det.engine.progress
     import hgd_det.registered  # noqa: F401
@@ -150,8 +151,9 @@ def build_runner(cfg: Config) -> Runner:
     if saver is not None and saver.get('type', 'CheckpointHook') == 'CheckpointHook':
         hooks['checkpoint'] = {**saver, 'type': 'AtomicCheckpointHook'}
     cfg.default_hooks = hooks
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='StopHook'),
-                        dict(type='ProgressHook')]
+    own = cfg.get('custom_hooks') or []
+    watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
+    cfg.custom_hooks = [*own, *watch, dict(type='StopHook'), dict(type='ProgressHook')]
     with user_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
     if get_device() == 'cpu':  # convolutions and pooling of a CPU are a quarter faster so
