@@ -139,6 +139,7 @@ def build_runner(cfg: Config) -> Runner:
     # what a config of ours or mmdet's may name, whether or not it imports it
     import hgd_det.engine.health
     import hgd_det.engine.hooks
+    import hgd_det.engine.identity
     import hgd_det.engine.progress
     import hgd_det.registered  # noqa: F401
 
@@ -153,7 +154,8 @@ def build_runner(cfg: Config) -> Runner:
     cfg.default_hooks = hooks
     own = cfg.get('custom_hooks') or []
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
-    cfg.custom_hooks = [*own, *watch, dict(type='StopHook'), dict(type='ProgressHook')]
+    cfg.custom_hooks = [*own, *watch, dict(type='DataIdentityHook'), dict(type='StopHook'),
+                        dict(type='ProgressHook')]
     with user_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
     if get_device() == 'cpu':  # convolutions and pooling of a CPU are a quarter faster so
