@@ -18,17 +18,26 @@ def point_deltas(reg: Tensor, project: Tensor | None) -> Tensor:
     return reg if project is None else integral(reg.unflatten(-1, (4, len(project))), project)
 
 
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(P, Q): intersection over union of boxes (P, 4) with boxes (Q, 4); 0 where neither has area.
+
+    Faster with the many along Q: the last dimension lies together in memory.
+    """
+    left, top, right, bottom = a.T[..., None]                                   # (P, 1) each
+    x1, y1, x2, y2 = b.T.contiguous()                                           # (Q,) each
+    width = (torch.minimum(right, x2) - torch.maximum(left, x1)).clamp_(min=0)
+    inter = (torch.minimum(bottom, y2) - torch.maximum(top, y1)).clamp_(min=0).mul_(width)
+    union = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - inter
+    return inter / union.clamp_(min=1e-6)
+
+
 def overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """``(IoU, DIoU)``, each (M, G), of anchors (M, 4) with boxes (G, 4).
 
     ``DIoU = IoU - d^2 / c^2``: d is the distance of the centres, c the diagonal of the smallest box
     around both.
     """
-    a, b = anchors[:, None], boxes[None]
-    inter = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    inter = inter.clamp(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
-    iou = inter / union.clamp(min=1e-6)
+    a, b, iou = anchors[:, None], boxes[None], box_iou(anchors, boxes)
     around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
     return iou, iou - apart.square().sum(-1) / around.square().sum(-1).clamp(min=1e-6)
