@@ -144,18 +144,46 @@ def sha256(path: str | os.PathLike) -> str:
 # ----------------------------------------------------------------------------------------- weights
 def student_state_dict(checkpoint: Mapping) -> OrderedDict:
     """The plain detector's weights: without the terms' (`distill.`), without a wrapper's prefix."""
-    weights = next((checkpoint[key] for key in ('state_dict', 'model')
-                    if isinstance(checkpoint.get(key), Mapping)), checkpoint)
-    named = [(key.removeprefix('module.'), value) for key, value in weights.items()
-             if isinstance(key, str)]
-    kept = OrderedDict((key, value) for key, value in named
-                       if isinstance(value, torch.Tensor) and not key.startswith('distill.'))
+    weights = _weights(checkpoint)
+    kept = OrderedDict((key, value) for key, value in _tensors(weights) if not key.startswith('distill.'))
     if not kept:
         raise UserError('the checkpoint holds no weights; its keys are '
                         f'{", ".join(map(str, list(weights)[:8])) or "none"}')
     if hasattr(weights, '_metadata'):  # lets modules convert weights of their own earlier versions
         kept._metadata = weights._metadata
     return kept
+
+
+def peer_state_dict(checkpoint: Mapping, term: str) -> OrderedDict:
+    """The weights of the detector that a term trained beside the student (`distill.TERM.peer.`)."""
+    weights, beside = _weights(checkpoint), checkpoint.get('distill')
+    peers: dict[str, OrderedDict] = {}
+    for part in (weights, beside if isinstance(beside, Mapping) else {}):
+        for key, value in _tensors(part):
+            if found := re.fullmatch(r'distill\.(\w+)\.peer\.(.+)', key):
+                peers.setdefault(found[1], OrderedDict())[found[2]] = value
+    if term not in peers:
+        raise UserError(f'the checkpoint holds no peer of a term {term!r}; '
+                        + (f'it holds that of {", ".join(map(repr, peers))}' if peers else
+                           'it holds none at all. DML trains one, and every checkpoint of its run has it; an '
+                           'exported student does not'))
+    prefix, kept = f'distill.{term}.peer.', peers[term]
+    if hasattr(weights, '_metadata'):
+        kept._metadata = OrderedDict((key[len(prefix):], value) for key, value in weights._metadata.items()
+                                     if f'{key}.'.startswith(prefix))
+    return kept
+
+
+def _weights(checkpoint: Mapping) -> Mapping:
+    return next((checkpoint[key] for key in ('state_dict', 'model')
+                 if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+
+
+def _tensors(weights: Mapping) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors among the values, without a wrapper's prefix."""
+    for key, value in weights.items():
+        if isinstance(key, str) and isinstance(value, torch.Tensor):
+            yield key.removeprefix('module.'), value
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              '.onnx .pt2')
     parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', action='extend', default=[],
                         help='change the config, as in model.test_cfg.score_thr=0.3')
+    parser.add_argument('--peer', metavar='TERM',
+                        help='instead of the student the detector that this term trained beside it (DML)')
     parser.add_argument('--format', nargs='+', choices=FORMATS, default=[],
                         help='several may be given (default: pth)')
     parser.add_argument('--with-nms', action='store_true',
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     trust_checkpoints(args.trust_checkpoint)
     student = load_student(args.checkpoint, None if args.config == 'auto' else args.config,
-                           args.cfg_options)
+                           args.cfg_options, args.peer)
     done = deploy.export(student, args.out, args.format, with_nms=args.with_nms, half=args.fp16)
     for path in (*done.files.values(), done.config, done.card):
         print(f'{path}  {path.stat().st_size / 1e6:.2f} MB')
@@ -89,6 +91,7 @@ def _bench(args, done) -> None:
     from hgd_det.deploy.bench_table import table
 
     configs = {} if args.config == 'auto' else {args.checkpoint: args.config}
-    report = bench([args.checkpoint, *done.files.values()], configs, options=args.cfg_options,
+    beside = [] if args.peer else [args.checkpoint]  # of a checkpoint it times the student
+    report = bench([*beside, *done.files.values()], configs, options=args.cfg_options,
                    batches=[1], trust=args.trust_checkpoint)
     print(table(report))

@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 import hgd_det.registered  # noqa: F401  what configs name
-from hgd_det.checkpoint import load, load_into, student_state_dict
+from hgd_det.checkpoint import load, load_into, peer_state_dict, student_state_dict
 from hgd_det.deploy import literal
 from hgd_det.engine.runner import load_config, parse_options, plain, user_errors
 from hgd_det.errors import UserError
@@ -34,11 +34,12 @@ class Student:
 
 
 def load_student(checkpoint: str | Path, config: str | Path | None = None,
-                 options: Sequence[str] = ()) -> Student:
+                 options: Sequence[str] = (), peer: str | None = None) -> Student:
     """The student of a checkpoint of any kind: of plain training, of a distillation, exported.
 
     Without `config` the one inside the checkpoint is read, as plain values: nothing in it is executed.
-    A checkpoint of another config is refused with the keys that differ.
+    A checkpoint of another config is refused with the keys that differ. `peer` names a term that trained
+    a detector of its own beside the student (DML): that one is taken instead.
     """
     content = load(checkpoint)
     meta = _meta(content, Path(checkpoint))
@@ -49,9 +50,13 @@ def load_student(checkpoint: str | Path, config: str | Path | None = None,
         if options:
             cfg.merge_from_dict(parse_options(options))
     taught = _taught(cfg)
-    cfg = plain(cfg)
+    if peer is None:
+        cfg, weights = plain(cfg), student_state_dict(content)
+    else:
+        weights = peer_state_dict(content, peer)
+        cfg, taught['peer'] = _with_peer(cfg, peer, inside=config is None), peer
     detector = build(cfg)
-    load_into(detector, student_state_dict(content), what=f'checkpoint {checkpoint}')
+    load_into(detector, weights, what=f'checkpoint {checkpoint}')
     classes = _classes(cfg, meta, detector)
     detector.dataset_meta = dict(classes=classes)
     return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught)
@@ -91,12 +96,29 @@ def _config_inside(meta: Mapping, checkpoint) -> Config:
     return Config(values)
 
 
+def _with_peer(cfg: Config, name: str, inside: bool) -> Config:
+    """The plain config of the run with the peer of a term in the student's place."""
+    terms = cfg.model.get('terms') if cfg.model.get('type') == 'Distiller' else None
+    if not (terms or {}).get(name):
+        raise UserError(f'the config has no term {name!r}, whose peer is asked for; give the config of '
+                        'the run')
+    peer, alone = terms[name].get('peer'), plain(cfg)
+    if isinstance(peer, (str, Path)):
+        if inside:  # a file does not choose what is executed
+            raise UserError(f'the peer of {name!r} has a config of its own, {peer}, which the checkpoint '
+                            'does not hold; give the config of the run instead of "auto"')
+        alone.model = plain(load_config(peer)).model
+    elif peer is not None:
+        alone.model = plain(Config(peer if 'model' in peer else dict(model=peer))).model
+    return alone
+
+
 def _taught(cfg: Config) -> dict:
     """Teacher and terms of a distillation's config; what an exported checkpoint still knows of them."""
     if cfg.model.get('type') != 'Distiller':
         return dict(cfg.get('taught') or {})
     teacher = cfg.model.get('teacher') or {}
-    named = teacher.get('config')
+    named = teacher.get('config') if teacher else 'none'
     return dict(teacher=str(named) if isinstance(named, (str, Path)) else None,
                 teacher_checkpoint=teacher.get('checkpoint'),
                 terms={name: term['type'] for name, term in (cfg.model.get('terms') or {}).items()

@@ -53,31 +53,35 @@ class Spec:
 
     def same_anchors(self, name: str) -> None:
         """Refuse detectors whose anchors differ: anchor-wise terms compare anchor by anchor."""
-        mine, theirs = self.student_head, self.teacher_head
-        advice = 'use the same anchor_generator and input_size in both, or a feature term such as HGD'
-        if mine is None or theirs is None:
-            which = 'student' if mine is None else 'teacher'
-            raise UserError(f'term {name!r} compares anchors, but the {which} has no dense anchor '
-                            f'head; {advice}')
-        if (mine.anchors is None) != (theirs.anchors is None):
-            raise UserError(f'term {name!r} compares anchors, but only one detector has them; {advice}')
-        if mine.num_classes != theirs.num_classes:
-            raise UserError(f'term {name!r}: the student knows {mine.num_classes} classes, the '
-                            f'teacher {theirs.num_classes}')
-        if mine.use_sigmoid != theirs.use_sigmoid:
-            raise UserError(f'term {name!r}: one head scores with sigmoid, the other with softmax')
-        if mine.anchors is None:
-            return
-        if mine.anchors.shape != theirs.anchors.shape:
-            raise UserError(f'term {name!r} compares anchor by anchor, but the student has '
-                            f'{len(mine.anchors)} anchors and the teacher {len(theirs.anchors)}; {advice}')
-        off = (mine.anchors - theirs.anchors).abs().max().item() if len(mine.anchors) else 0.0
-        if off > 1e-3:
-            raise UserError(f'term {name!r} compares anchor by anchor, but the anchors differ by up '
-                            f'to {off:.3g} pixels; {advice}')
-        if mine.coder != theirs.coder:
-            raise UserError(f'term {name!r}: the box coders differ: student {mine.coder}, teacher '
-                            f'{theirs.coder}; use the same bbox_coder in both')
+        same_anchors(name, self.student_head, self.teacher_head)
+
+
+def same_anchors(name: str, mine: HeadSpec | None, theirs: HeadSpec | None, other: str = 'teacher') -> None:
+    """Refuse two heads, the student's and that of another, whose anchors or classes differ."""
+    advice = 'use the same anchor_generator and input_size in both, or a feature term such as HGD'
+    if mine is None or theirs is None:
+        which = 'student' if mine is None else other
+        raise UserError(f'term {name!r} compares anchors, but the {which} has no dense anchor '
+                        f'head; {advice}')
+    if (mine.anchors is None) != (theirs.anchors is None):
+        raise UserError(f'term {name!r} compares anchors, but only one detector has them; {advice}')
+    if mine.num_classes != theirs.num_classes:
+        raise UserError(f'term {name!r}: the student knows {mine.num_classes} classes, the '
+                        f'{other} {theirs.num_classes}')
+    if mine.use_sigmoid != theirs.use_sigmoid:
+        raise UserError(f'term {name!r}: one head scores with sigmoid, the other with softmax')
+    if mine.anchors is None:
+        return
+    if mine.anchors.shape != theirs.anchors.shape:
+        raise UserError(f'term {name!r} compares anchor by anchor, but the student has '
+                        f'{len(mine.anchors)} anchors and the {other} {len(theirs.anchors)}; {advice}')
+    off = (mine.anchors - theirs.anchors).abs().max().item() if len(mine.anchors) else 0.0
+    if off > 1e-3:
+        raise UserError(f'term {name!r} compares anchor by anchor, but the anchors differ by up '
+                        f'to {off:.3g} pixels; {advice}')
+    if mine.coder != theirs.coder:
+        raise UserError(f'term {name!r}: the box coders differ: student {mine.coder}, {other} '
+                        f'{theirs.coder}; use the same bbox_coder in both')
 
 
 class Term(nn.Module):

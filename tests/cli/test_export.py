@@ -38,6 +38,38 @@ def test_the_exported_config_and_weights_evaluate_to_the_same(trained, config, t
     assert a == b
 
 
+MUTUAL = '''
+_base_ = {student!r}
+model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
+             terms=dict(dml=dict(type='DML')))
+custom_hooks = [dict(type='DistillHook')]
+log_processor = dict(type='DistillLogProcessor', by_epoch=False, window_size=1)
+default_hooks = dict(checkpoint=dict(interval=2))
+train_cfg = dict(max_iters=2)
+'''
+
+
+def test_both_of_two_that_teach_each_other_come_out_plain(config, hgd, tmp_path, capsys):
+    run = tmp_path / 'mutual.py'
+    run.write_text(MUTUAL.format(student=str(config)))
+    assert hgd('train', '--work-dir', tmp_path / 'run', '--no-validate', config=run) == 0
+    saved = tmp_path / 'run/iter_2.pth'
+    assert main(['export', str(run), str(saved), str(tmp_path / 'one.pth')]) == 0
+    assert main(['export', 'auto', str(saved), str(tmp_path / 'other.pth'), '--peer', 'dml', '--verify',
+                 'test']) == 0
+    one, other = (torch.load(tmp_path / f'{name}.pth', weights_only=True)['state_dict']
+                  for name in ('one', 'other'))
+    content = torch.load(saved, weights_only=False)
+    assert list(one) == list(other) == list(content['state_dict'])
+    for key, value in other.items():
+        assert torch.equal(value, content['distill'][f'distill.dml.peer.{key}'])
+    assert not torch.equal(one['backbone.features.0.weight'], other['backbone.features.0.weight'])
+    assert json.loads((tmp_path / 'other.json').read_text())['taught']['peer'] == 'dml'
+    assert hgd('test', tmp_path / 'other.pth', config=tmp_path / 'other.py') == 0
+    assert main(['export', str(run), str(saved), str(tmp_path / 'x.pth'), '--peer', 'dmll']) == 2
+    assert "it holds that of 'dml'" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(trained, config, tmp_path, capsys):
     checkpoint = str(trained / 'iter_4.pth')
     for arguments, word in (

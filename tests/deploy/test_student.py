@@ -53,6 +53,54 @@ def test_of_a_distillation_only_the_student_is_built(tmp_path):
     assert found.config.custom_hooks == []
 
 
+def mutual(tmp_path, peer=None):
+    """The config of two detectors that teach each other, the model, and a checkpoint of it."""
+    cfg = dict(model=dict(type='Distiller', student=tiny_ssd(1 / 32), input_size=96,
+                          terms=dict(dml=dict(type='DML', **({} if peer is None else dict(peer=peer))))),
+               custom_hooks=[dict(type='DistillHook')])
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = Distiller(**{k: v for k, v in cfg['model'].items() if k != 'type'})
+    state = model.state_dict()
+    beside = {k: state.pop(k) for k in list(state) if k.startswith('distill.')}     # as the hook does
+    return cfg, model, save(tmp_path / 'a.pth', state, cfg, distill=beside)
+
+
+@pytest.mark.parametrize('peer', [None, tiny_ssd(1 / 16), dict(model=tiny_ssd(1 / 16))],
+                         ids=['like the student', 'a model', 'a config'])
+def test_the_peer_of_a_term_is_taken_as_a_detector_of_its_own(peer, tmp_path):
+    _, model, path = mutual(tmp_path, peer)
+    found, student = load_student(path, peer='dml'), load_student(path)
+    wanted = model.distill['dml'].peer.state_dict()
+    for one, state in ((found, wanted), (student, model.student.state_dict())):
+        mine = one.detector.state_dict()
+        assert list(mine) == list(state) and all(torch.equal(v, state[k]) for k, v in mine.items())
+    assert type(found.detector).__name__ == 'SingleStageDetector' and found.config.custom_hooks == []
+    assert found.taught == student.taught | dict(peer='dml') and found.taught['teacher'] == 'none'
+
+
+def test_a_peer_with_a_config_file_is_built_from_it_but_only_where_the_run_is_given(tmp_path):
+    Config(dict(model=tiny_ssd(1 / 16))).dump(tmp_path / 'peer.py')
+    cfg, model, path = mutual(tmp_path, str(tmp_path / 'peer.py'))
+    with pytest.raises(UserError, match=r'peer\.py, which the checkpoint does not hold; give the config'):
+        load_student(path, peer='dml')
+    Config(cfg).dump(tmp_path / 'run.py')
+    found = load_student(path, tmp_path / 'run.py', peer='dml').detector.state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in model.distill['dml'].peer.state_dict().items())
+
+
+def test_a_peer_that_is_not_there_is_named(plain, tmp_path):
+    cfg, _, path = mutual(tmp_path)
+    with pytest.raises(UserError, match=r"holds no peer of a term 'x'; it holds that of 'dml'"):
+        load_student(path, peer='x')
+    cfg['model']['terms'] = dict(other=cfg['model']['terms']['dml'])
+    Config(cfg).dump(tmp_path / 'run.py')
+    with pytest.raises(UserError, match="the config has no term 'dml', whose peer is asked for"):
+        load_student(path, tmp_path / 'run.py', peer='dml')
+    path = save(tmp_path / 'b.pth', plain.detector.state_dict(), plain.config.to_dict())
+    with pytest.raises(UserError, match='it holds none at all. DML trains one'):
+        load_student(path, peer='dml')
+
+
 def test_a_checkpoint_of_another_config_is_refused_with_the_keys(plain, tmp_path):
     path = save(tmp_path / 'a.pth', plain.detector.state_dict(), dict(model=tiny_ssd(num_classes=5)))
     with pytest.raises(UserError, match=r'misshaped: bbox_head\.cls_convs\.0'):
