@@ -5,4 +5,4 @@
 #   python tools/train.py configs/lectures/factor_transfer_half_voc.py
 _base_ = '../_base_/distill_voc_half.py'
 
-model = dict(terms=dict(factor=dict(type='FactorTransfer', rate=0.5, beta=500.0, pretrain=0.1)))
+model = dict(terms=dict(factor=dict(type='FactorTransfer', rate=0.5, pretrain=0.1, weight=500.0)))

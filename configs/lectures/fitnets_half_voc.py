@@ -7,4 +7,5 @@ _base_ = '../_base_/distill_voc_half.py'
 
 model = dict(terms=dict(
     hint=dict(type='FitNets', stop=0.3),                            # stage one
-    kd=dict(type='LogitKD', temperature=3.0, warmup=0.3)))          # stage two
+    # stage two: the weight of the soft scores falls from 4 to 1
+    kd=dict(type='LogitKD', temperature=3.0, warmup=0.3, weight=4.0, end=0.25)))

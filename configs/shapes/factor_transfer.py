@@ -4,4 +4,4 @@
 #   python tools/train.py configs/shapes/factor_transfer.py
 _base_ = './_base_/distill.py'
 
-model = dict(terms=dict(factor=dict(type='FactorTransfer', rate=0.5, beta=500.0, pretrain=0.1)))
+model = dict(terms=dict(factor=dict(type='FactorTransfer', rate=0.5, pretrain=0.1, weight=500.0)))

@@ -26,7 +26,7 @@ class FactorTransfer(Term):
     ::
 
         first 10 %   L = 100 sum over pairs of mean |D(E(Z)) - Z|      the paraphraser learns
-        then         L = beta sum over pairs of mean |F_S / |F_S| - F_T / |F_T||
+        then         L = sum over pairs of mean |F_S / |F_S| - F_T / |F_T||
                      F_T = E(Z), frozen;  F_S = T(S)                   each image's factor flattened
 
     The paraphraser E, D (three 3x3 convolutions to ``rate`` of the channels, three transposed ones back)
@@ -42,12 +42,11 @@ class FactorTransfer(Term):
     The phase follows from the iteration alone. E is copied while it learns, and transfer reads the copy,
     which no optimizer's momentum or weight decay touches; it lacks the phase's last step.
 
-    ``weight`` multiplies both phases, so leave it 1 and set ``beta``: 500 in the authors' code, whose
-    maps are CIFAR's.
+    ``weight`` is the transfer's alone: 500 in the authors' code, whose maps are CIFAR's. With ``'auto'`` it is
+    measured from the first transfer on.
 
     Args:
         rate: ``k``, the factor's channels as a share of the teacher's.
-        beta: Weight of the transfer.
         pretrain: Share of the training in which the paraphraser learns.
         reconstruction: Weight of the paraphraser's loss. Under SGD it scales the learning rate: the authors'
             0.1 is 100 times a detector's 0.001. Adam does not notice.
@@ -55,20 +54,20 @@ class FactorTransfer(Term):
             third largest (19 and 10 of SSD300).
     """
     requires = frozenset({'maps'})
-    schedule = dict(weight=1.0)
+    schedule = dict(weight=500.0)
 
-    def __init__(self, *, rate: float = 0.5, beta: float = 500.0, pretrain: float = 0.1,
-                 reconstruction: float = 100.0, sizes: Sequence[int] | None = None):
+    def __init__(self, *, rate: float = 0.5, pretrain: float = 0.1, reconstruction: float = 100.0,
+                 sizes: Sequence[int] | None = None):
         super().__init__()
         if not rate > 0:
             raise UserError(f'FactorTransfer: rate={rate}; it is a share of the channels, above 0')
         if not 0 < pretrain < 1:
             raise UserError(f'FactorTransfer: pretrain={pretrain}; it is a share of the training, above 0 '
                             '(a paraphraser that never learned has nothing to say) and below 1')
-        if not (beta > 0 and reconstruction > 0):
-            raise UserError(f'FactorTransfer: beta={beta}, reconstruction={reconstruction}; both must be '
-                            'above 0')
-        self.rate, self.beta, self.pretrain, self.reconstruction = rate, beta, pretrain, reconstruction
+        if not reconstruction > 0:
+            raise UserError(f'FactorTransfer: reconstruction={reconstruction}; it must be above 0, or the '
+                            'paraphraser would never learn')
+        self.rate, self.pretrain, self.reconstruction = rate, pretrain, reconstruction
         self.sizes = sizes
         self.pairs = []
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
@@ -88,9 +87,6 @@ class FactorTransfer(Term):
         self.frozen.extend(copy.deepcopy(self.encoders).requires_grad_(False))
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        if hasattr(self, 'balance'):
-            raise UserError("FactorTransfer: weight='auto' would measure the paraphraser's loss, which comes "
-                            'first, and not the transfer; leave weight=1 and set beta')
         iteration, total = lesson.progress
         first_part = iteration < max(1, round(self.pretrain * total))
         return self._paraphrase(lesson) if first_part else self._transfer(lesson)
@@ -103,7 +99,7 @@ class FactorTransfer(Term):
             error = (decoder(encoder(teacher)) - teacher).abs().mean()
             total = total + error
             log[f'unexplained_{pair.name}'] = error.detach() / teacher.abs().mean().clamp(min=EPS)
-        return dict(loss=self.reconstruction * total, **log)
+        return dict(aside_loss=self.reconstruction * total, **log)
 
     @torch.no_grad()
     def _keep(self) -> None:
@@ -124,7 +120,7 @@ class FactorTransfer(Term):
             told = resize_map(translator(student.to(precise(student))), factor.shape[-2:])
             error = unit_vectors(told.flatten(1)) - unit_vectors(factor.flatten(1))
             values[f'd_{pair.name}'] = error.abs().mean()
-        return dict(loss=self.beta * sum(values.values()), **{k: v.detach() for k, v in values.items()})
+        return dict(loss=sum(values.values()), **{k: v.detach() for k, v in values.items()})
 
     @staticmethod
     def _teacher(lesson: Lesson, pair) -> Tensor:

@@ -39,9 +39,15 @@ def maps(channels, sizes=SIZES, batch=2, seed=0, dtype=torch.float32):
 
 def plain(student, teacher):
     """The transfer alone, on one map, between factors that are the maps themselves."""
-    term = set_up(*(x.shape[1] for x in (student, teacher)), (student.shape[-1],), beta=1.)
+    term = set_up(*(x.shape[1] for x in (student, teacher)), (student.shape[-1],))
     term.translators[0] = term.frozen[0] = nn.Identity()
     return term(make_lesson({'neck[0]': student}, {'neck[0]': teacher}, **THEN))['loss']
+
+
+def added(out):
+    """What a phase puts into the training loss."""
+    value, = (v for k, v in out.items() if 'loss' in k)
+    return value
 
 
 def convolve(x, layers, function):
@@ -61,7 +67,7 @@ def test_two_factors_have_a_closed_form_distance_whatever_their_length(student, 
 
 
 def test_the_transfer_equals_a_loop_over_images_and_numbers():
-    term = set_up(beta=3.)
+    term = set_up()
     student, teacher = maps(3), maps(4, seed=1)
     total = 0.
     for i, (translator, encoder) in enumerate(zip(term.translators, term.encoders, strict=True)):
@@ -75,7 +81,7 @@ def test_the_transfer_equals_a_loop_over_images_and_numbers():
             values += [abs(a / lengths[0] - b / lengths[1]) for a, b in zip(s, t, strict=True)]
         total += sum(values) / len(values)
     out = term(make_lesson(student, teacher, **THEN))
-    assert out['loss'].item() == pytest.approx(3 * total, rel=1e-4)
+    assert out['loss'].item() == pytest.approx(total, rel=1e-4)
     assert (out['d_s3'] + out['d_s1']).item() == pytest.approx(total, rel=1e-4)
 
 
@@ -88,7 +94,8 @@ def test_the_first_part_rebuilds_the_teachers_map_in_absolute_value():
         each = [abs(a - b) for a, b in zip(back.flatten().tolist(), z.flatten().tolist(), strict=True)]
         errors.append(sum(each) / len(each))
     out = term(make_lesson(maps(3), teacher, **FIRST))
-    assert out['loss'].item() == pytest.approx(2 * sum(errors), rel=1e-4)
+    assert out['aside_loss'].item() == pytest.approx(2 * sum(errors), rel=1e-4)
+    assert 'loss' not in out
     size = teacher['neck[1]'].abs().mean().item()
     assert out['unexplained_s3'].item() == pytest.approx(errors[0] / size, rel=1e-4)
 
@@ -96,8 +103,12 @@ def test_the_first_part_rebuilds_the_teachers_map_in_absolute_value():
 def test_it_equals_torchdistills():
     theirs = pytest.importorskip('torchdistill.losses.mid_level').FTLoss()
     student, teacher = torch.randn(2, 2, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    student.requires_grad_()
     expected = theirs(dict(translator=dict(output=student)), dict(paraphraser=dict(output=teacher)))
-    assert plain(student, teacher).item() == pytest.approx(expected.item(), rel=1e-5)
+    ours = plain(student, teacher)
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(x, student)[0] for x in (ours, expected)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-7)
 
 
 def test_channels_go_as_published_and_a_factor_has_its_share_of_them():
@@ -132,7 +143,7 @@ def test_a_translator_that_says_what_the_paraphraser_says_leaves_nothing_to_lear
 def test_gradients_go_to_the_paraphraser_first_and_then_to_student_and_translator():
     for phase, learning in ((FIRST, {'encoders', 'decoders'}), (THEN, {'translators'})):
         term, student, teacher = set_up(), maps(3), maps(4, seed=1)
-        term(make_lesson(student, teacher, **phase))['loss'].backward()
+        added(term(make_lesson(student, teacher, **phase))).backward()
         reached = {name.split('.')[0] for name, p in term.named_parameters()
                    if p.grad is not None and p.grad.any()}
         assert reached == learning
@@ -152,8 +163,8 @@ def test_a_batch_is_the_mean_of_its_images_in_any_order(phase):
     term, student, teacher = set_up(), maps(3), maps(4, seed=1)
 
     def value(index):
-        return term(make_lesson(*({k: v[index] for k, v in side.items()} for side in (student, teacher)),
-                                **phase))['loss']
+        return added(term(make_lesson(*({k: v[index] for k, v in side.items()}
+                                        for side in (student, teacher)), **phase)))
     assert torch.allclose(value([0, 1]), value([1, 0]))
     assert torch.allclose(value([0, 1]), (value([0]) + value([1])) / 2)
 
@@ -170,8 +181,8 @@ def test_constant_maps_in_any_precision_stay_finite(phase, value, dtype):
                for k, v in maps(3, batch=1).items()}
     teacher = {k: torch.full_like(v, -value, dtype=dtype) for k, v in maps(4, batch=1).items()}
     out = term(make_lesson(student, teacher, **phase))
-    out['loss'].backward()
-    assert out['loss'].dtype == torch.float32 and all(v.isfinite() for v in out.values())
+    added(out).backward()
+    assert added(out).dtype == torch.float32 and all(v.isfinite() for v in out.values())
     for tensor in [*student.values(), *term.parameters()]:
         assert tensor.grad is None or tensor.grad.isfinite().all()
 
@@ -187,7 +198,7 @@ def test_the_paraphraser_learns_to_rebuild():
     for i in range(25):
         out = term(make_lesson(maps(3), teacher, iteration=i, total=1000))
         optimizer.zero_grad()
-        out['loss'].backward()
+        out['aside_loss'].backward()
         optimizer.step()
         left.append(out['unexplained_s3'].item())
     assert left[-1] < .7 * left[0]
@@ -202,7 +213,7 @@ def test_no_momentum_and_no_decay_touches_the_frozen_paraphraser(make):
 
     def run(iterations):
         for i in iterations:
-            loss = term(make_lesson(student, teacher, iteration=i))['loss']
+            loss = added(term(make_lesson(student, teacher, iteration=i)))
             optimizer.zero_grad()
             (loss + sum(p.sum() for p in term.parameters() if p.requires_grad) * 0).backward()
             optimizer.step()
@@ -229,11 +240,11 @@ def test_the_phase_is_that_of_the_iteration_alone_and_a_state_dict_holds_the_res
     resumed.load_state_dict(term.state_dict())
     for phase in (THEN, FIRST):
         lesson = make_lesson(student, teacher, **phase)
-        assert resumed(lesson)['loss'].item() == term(lesson)['loss'].item()
+        assert added(resumed(lesson)).item() == added(term(lesson)).item()
 
 
 def test_impossible_options_are_refused():
-    for name, value in (('rate', 0), ('pretrain', 0), ('pretrain', 9), ('beta', 0), ('reconstruction', -1)):
+    for name, value in (('rate', 0), ('pretrain', 0), ('pretrain', 9), ('reconstruction', 0)):
         with pytest.raises(UserError, match=name):
             FactorTransfer(**{name: value})
     with pytest.raises(UserError, match=r'stages \[7\] do not exist'):
@@ -267,7 +278,7 @@ def step(model, iteration):
 def test_while_the_paraphraser_learns_the_student_trains_as_it_would_alone():
     model = distiller()
     logs = step(model, 0)
-    assert logs['loss_factor'] > 0 and logs['factor_weight'] == 1
+    assert logs['loss_factor_aside'] > 0 == logs['loss_factor'] and 'factor_weight' not in logs
     plain = MODELS.build(tiny_ssd(1 / 32, with_bn=False)).train()
     plain.load_state_dict(model.student.state_dict())
     total, alone = plain.parse_losses(plain(**plain.data_preprocessor(make_batch(), True), mode='loss'))
@@ -284,6 +295,7 @@ def test_afterwards_the_student_learns_from_the_factor_and_the_teacher_never_cha
     step(model, 0)
     alone = [p.grad.clone() for p in model.student.backbone.parameters()]
     logs = step(model, 1)       # the same batch and weights
+    assert 'loss_factor_aside' not in logs
     assert logs['loss_factor'] == pytest.approx(500 * (logs['factor_d_s6'] + logs['factor_d_s3']), rel=1e-4)
     assert logs['loss_cls'] > 0
     for parameter, before_it in zip(model.student.backbone.parameters(), alone, strict=True):
@@ -299,6 +311,16 @@ def test_its_pairs_can_be_shown_before_training():
     assert [p['size'] for p in distiller().describe()['terms']['factor']['pairs']] == [[6, 6], [3, 3]]
 
 
-def test_an_automatic_weight_is_refused():
-    with pytest.raises(UserError, match='set beta'):
-        step(distiller(weight='auto'), 0)
+def test_the_weight_is_the_transfers_alone():
+    one, two = distiller(weight=1.0), distiller(weight=2.0)
+    assert step(one, 0)['loss_factor_aside'] == step(two, 0)['loss_factor_aside']
+    assert 2 * step(one, 1)['loss_factor'] == pytest.approx(step(two, 1)['loss_factor'])
+
+
+def test_an_automatic_weight_is_measured_on_the_transfer_alone():
+    model = distiller(weight='auto')
+    assert step(model, 0)['loss_factor_aside'] > 0
+    assert model.distill['factor'].balance.count == 0
+    logs = step(model, 1)
+    assert model.distill['factor'].balance.count == 1
+    assert logs['loss_factor'] == pytest.approx(logs['loss_cls'] + logs['loss_bbox'], rel=1e-5)
