@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -241,3 +242,14 @@ def region_scores(lesson, region: str) -> tuple[Tensor, Tensor]:
 def agreement(student: Tensor, teacher: Tensor) -> Tensor:
     """Share of the anchors whose largest score both give to the same class; 0 over none."""
     return (student.argmax(-1) == teacher.argmax(-1)).sum() / max(1, len(student))
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(P, K): the summands of KL(softmax(teacher) || softmax(student))."""
+    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction='none', log_target=True)
+
+
+def binary_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(P, C): KL(sigmoid(teacher) || sigmoid(student)) of each class, yes and no together."""
+    yes, no = ((F.logsigmoid(t), F.logsigmoid(s)) for t, s in ((teacher, student), (-teacher, -student)))
+    return yes[0].exp() * (yes[0] - yes[1]) + no[0].exp() * (no[0] - no[1])

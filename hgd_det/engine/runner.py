@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS, Registry
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import distributed
 
 from hgd_det.engine.guard import guard_mmengine
@@ -156,11 +157,19 @@ def build_runner(cfg: Config) -> Runner:
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
     cfg.custom_hooks = [*own, *watch, dict(type='DataIdentityHook'), dict(type='StopHook'),
                         dict(type='ProgressHook')]
+    _forget_visualizers()
     with user_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
     if get_device() == 'cpu':  # convolutions and pooling of a CPU are a quarter faster so
         runner.model.to(memory_format=torch.channels_last)
     return runner
+
+
+def _forget_visualizers(kind: type = Visualizer) -> None:
+    """mmengine keeps one visualizer per name and process: a second run would write into the first's files."""
+    kind._instance_dict.clear()
+    for more in kind.__subclasses__():
+        _forget_visualizers(more)
 
 
 def _join_processes(cfg: Config) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hgd_det.distill.boxes import point_deltas
-from hgd_det.distill.functional import agreement, choose, precise
+from hgd_det.distill.functional import agreement, binary_divergence, choose, divergence, precise
 from hgd_det.distill.heads import HeadSpy, head_spec
 from hgd_det.distill.lesson import REGIONS, HeadOutput, Lesson, hard_negatives
 from hgd_det.distill.peer import make_peer
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.term import Spec, Term, same_anchors
-from hgd_det.distill.terms.logit_kd import binary_divergence, divergence
 from hgd_det.errors import UserError
 
 

@@ -42,8 +42,8 @@ class FactorTransfer(Term):
     The phase follows from the iteration alone. E is copied while it learns, and transfer reads the copy,
     which no optimizer's momentum or weight decay touches; it lacks the phase's last step.
 
-    ``weight`` is the transfer's alone: 500 in the authors' code, whose maps are CIFAR's. With ``'auto'`` it is
-    measured from the first transfer on.
+    ``weight`` is the transfer's alone: 500 in the authors' code, whose maps are CIFAR's. With ``'auto'``
+    it is measured from the first transfer on.
 
     Args:
         rate: ``k``, the factor's channels as a share of the teacher's.

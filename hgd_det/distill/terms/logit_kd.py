@@ -1,10 +1,9 @@
 """Knowledge distillation (Hinton et al., 2015): the teacher's softened class scores."""
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement, choose, region_scores
+from hgd_det.distill.functional import agreement, binary_divergence, choose, divergence, region_scores
 from hgd_det.distill.lesson import REGIONS, Lesson
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.term import Spec, Term
@@ -57,14 +56,3 @@ class LogitKD(Term):
         # An empty choice needs no case of its own: its sum is 0 and still hangs on the student.
         return dict(loss=scale * each.sum() / lesson.targets.num_positive,
                     agreement=agreement(z_student, z_teacher))
-
-
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """(P, K): the summands of KL(softmax(teacher) || softmax(student))."""
-    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction='none', log_target=True)
-
-
-def binary_divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """(P, C): KL(sigmoid(teacher) || sigmoid(student)) of each class, yes and no together."""
-    yes, no = ((F.logsigmoid(t), F.logsigmoid(s)) for t, s in ((teacher, student), (-teacher, -student)))
-    return yes[0].exp() * (yes[0] - yes[1]) + no[0].exp() * (no[0] - no[1])

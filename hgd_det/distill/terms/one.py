@@ -5,12 +5,11 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import initialize
 from torch import Tensor, nn
 
 from hgd_det.distill.detection import detection_loss, require_ssd
-from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.functional import choose, divergence, precise
 from hgd_det.distill.heads import flatten
 from hgd_det.distill.lesson import HeadOutput, Lesson, hard_negatives
 from hgd_det.distill.registry import TERMS
@@ -107,8 +106,9 @@ class ONE(Term):
         region = targets.positive | hard_negatives(together.cls, targets, ratio)
         joint = detection_loss(together, targets, region=region, bins=self.bins)
         alone = sum(detection_loss(head, targets, ratio=ratio, bins=self.bins) for head in heads[1:])
-        apart = sum(divergence(together.cls[region].detach(), head.cls[region], self.temperature)
-                    for head in heads) / targets.num_positive
+        soft = together.cls[region].detach() / self.temperature
+        apart = sum(divergence(soft, head.cls[region].to(soft) / self.temperature).sum() for head in heads)
+        apart = self.temperature ** 2 * apart / targets.num_positive
         ramp = self.ramp(lesson.progress.fraction)
         shares = {f'gate_{i}': share for i, share in enumerate(gate.mean(0))}
         return dict(loss=ramp * apart, aside_loss=alone + joint, ensemble=joint, ramp=gate.new_tensor(ramp),
@@ -132,12 +132,6 @@ def ensemble(heads: list[HeadOutput], gate: Tensor) -> HeadOutput:
         shares = gate.to(precise(gate, *parts)).unbind(1)
         return sum(share[:, None, None] * part for share, part in zip(shares, parts, strict=True))
     return HeadOutput(together([h.cls for h in heads]), together([h.reg for h in heads]), heads[0].levels)
-
-
-def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """``T^2 sum KL(softmax(teacher / T) || softmax(student / T))`` over rows of logits (P, K)."""
-    log_p, log_q = ((z.to(precise(z)) / temperature).log_softmax(-1) for z in (teacher, student))
-    return temperature ** 2 * F.kl_div(log_q, log_p, reduction='sum', log_target=True)
 
 
 def _fresh(head: nn.Module) -> nn.Module:
