@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_config, add_run, configure
+from hgd_det.cli._common import add_config, add_run, at_least, configure, folder, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument('checkpoint', metavar='CHECKPOINT',
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?',
                         help='weights of the detector, .pth or .safetensors; a checkpoint of a '
-                             'distillation works as it is')
+                             'distillation works as it is. Only an ensemble needs none: its config '
+                             'names those of its members')
+    # by itself argparse takes an optional positional for missing once a flag follows CONFIG
+    parser.parse_args = parser.parse_intermixed_args
     add_run(parser)
-    parser.add_argument('--json', metavar='OUT',
+    parser.add_argument('--json', metavar='OUT', type=json_file,
                         help='also write the figures, unrounded, with the versions and the sha256 '
                              'of the checkpoint')
-    parser.add_argument('--batch-size', type=int, metavar='N',
+    parser.add_argument('--batch-size', type=at_least(1), metavar='N',
                         help='images per step (the figures do not depend on it)')
-    parser.add_argument('--show-dir', metavar='DIR', help='write the images with what was found')
+    parser.add_argument('--show-dir', metavar='DIR', type=folder,
+                        help='write the images with what was found')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,15 +44,18 @@ def run(args: argparse.Namespace) -> int:
         if is_main_process():
             print(table(metrics))
             if args.json:
-                _write(args, metrics)
+                _write(args, metrics, weights(cfg, args.checkpoint))
     return 0
 
 
-def evaluate(cfg, checkpoint: str) -> dict[str, float]:
-    """The metrics of a checkpoint, loaded strictly. Of a distiller only the student is built."""
+def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
+    """The metrics of a checkpoint, loaded strictly, or of a detector whose config names its own.
+
+    Of a distiller only the student is built.
+    """
     from mmengine.model import is_model_wrapper
 
-    from hgd_det.checkpoint import load, load_into, student_state_dict
+    from hgd_det.checkpoint import class_names, load, load_into, student_state_dict
     from hgd_det.deploy.evaluate import compare_names
     from hgd_det.engine.runner import build_runner, plain, user_errors
     from hgd_det.errors import UserError
@@ -56,19 +63,39 @@ def evaluate(cfg, checkpoint: str) -> dict[str, float]:
     cfg = plain(cfg)
     if not cfg.get('test_dataloader'):
         raise UserError('the config has no test_dataloader, so there is nothing to test on')
-    content = load(checkpoint)  # before anything slow
+    files = weights(cfg, checkpoint)  # before anything slow
+    content = load(checkpoint) if checkpoint else {}
     cfg.load_from, cfg.resume = None, False
     with user_errors():
         runner = build_runner(cfg)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        load_into(model, student_state_dict(content), what=f'checkpoint {checkpoint}')
-        # as mmengine writes them; other tools' checkpoints may hold anything here
-        meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
-        trained = (meta.get('dataset_meta') or {}).get('classes')
+        if checkpoint:
+            load_into(model, student_state_dict(content), what=f'checkpoint {checkpoint}')
+            trained = class_names(content)
+        else:
+            model.init_weights()
+            trained = model.dataset_meta.get('classes')
         tested = getattr(runner.test_dataloader.dataset, 'metainfo', {}).get('classes')
         if trained and tested:
-            compare_names(checkpoint, trained, tested)
+            compare_names(files[0], trained, tested)
         return runner.test()
+
+
+def weights(cfg, checkpoint: str | None) -> list:
+    """The files that are tested: the one given, or those that the config itself names."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
+
+    import hgd_det.registered  # noqa: F401
+    from hgd_det.errors import UserError
+
+    if checkpoint:
+        return [checkpoint]
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
+        named = getattr(MODELS.get(cfg.model.type), 'checkpoints', None)
+    if named is None:
+        raise UserError('the CHECKPOINT to test is missing: hgd-det test CONFIG CHECKPOINT')
+    return named(cfg.model)
 
 
 def table(metrics: dict[str, float]) -> str:
@@ -99,14 +126,14 @@ def _cell(value: float) -> str:
     return (f'{100 * value:.2f}' if value >= 0 else '-').rjust(15)
 
 
-def _write(args: argparse.Namespace, metrics: dict) -> None:
+def _write(args: argparse.Namespace, metrics: dict, files: list) -> None:
     import json
 
     from hgd_det.checkpoint import atomic_write, sha256
     from hgd_det.compat import versions
 
+    tested = [{'path': str(file), 'sha256': sha256(file)} for file in files]
     result = {'metrics': metrics, 'config': str(args.config), 'cfg_options': args.cfg_options,
-              'checkpoint': {'path': str(args.checkpoint), 'sha256': sha256(args.checkpoint)},
-              'versions': versions()}
+              'checkpoint': tested[0] if args.checkpoint else tested, 'versions': versions()}
     atomic_write(json.dumps(result, indent=2) + '\n', args.json)
     print(f'written to {args.json}')

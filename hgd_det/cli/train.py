@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_config, add_run, configure
+from hgd_det.cli._common import add_config, add_run, at_least, configure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the total batch size')
-    parser.add_argument('--seed', type=int, metavar='N',
+    parser.add_argument('--seed', type=at_least(0), metavar='N',
                         help="default: the config's, or 0")
     parser.add_argument('--no-validate', action='store_true', help='no evaluation while training')
 
 
 def run(args: argparse.Namespace) -> int:
+    from hgd_det.engine.generations import train
     from hgd_det.engine.hooks import listening
-    from hgd_det.engine.runner import build_runner, orderly_end, user_errors
+    from hgd_det.engine.runner import orderly_end, user_errors
 
     cfg = configure(args)
     _apply(cfg, args)
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     with orderly_end():
         try:
             with listening(), user_errors():
-                build_runner(cfg).train()
+                train(cfg, args.resume)
         except SystemExit as stop:  # by StopHook, after a signal
             status = int(stop.code or 0)
     return status
@@ -63,24 +64,3 @@ def _apply(cfg, args: argparse.Namespace) -> None:
     randomness = dict(cfg.get('randomness') or {})
     seed = args.seed if args.seed is not None else randomness.get('seed')
     cfg.randomness = randomness | {'seed': 0 if seed is None else seed}
-    if args.resume:
-        _resume(cfg, args.resume)
-
-
-def _resume(cfg, what: str) -> None:
-    from hgd_det.checkpoint import newest_intact
-    from hgd_det.errors import UserError
-
-    if what == 'auto':
-        what, skipped = newest_intact(cfg.work_dir)
-        for reason in skipped:
-            print(f'skipped: {reason}')
-        if what is None and skipped:
-            raise UserError(f'none of the checkpoints in {cfg.work_dir} can be resumed from '
-                            '(reasons above). Move them away to start anew, or give another one '
-                            'with --resume PATH')
-        if what is None:
-            print(f'nothing to resume from in {cfg.work_dir}; a new run starts')
-            return
-        print(f'resuming from {what}')
-    cfg.resume, cfg.load_from = True, str(what)

@@ -1,0 +1,201 @@
+"""What `train` does: the run of a config, or its generations, each taught by the one before it.
+
+    generations = 3                    # as a line of the config
+    generations = [dict(), dict()]     # the same for two; an entry changes the config for its generation
+
+Each generation is an ordinary run in a folder of its own (`gen1`, `gen2`, ...) with its own log and
+checkpoints; beside them `generation.json` says what it is trained with and, at the end, which
+checkpoint it came to. One process, or one group of them, walks through all.
+"""
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+
+from hgd_det.checkpoint import atomic_write, newest_intact, sha256
+from hgd_det.distill.registry import TERMS
+from hgd_det.engine.runner import build_runner, plain
+from hgd_det.errors import UserError
+
+RECORD = 'generation.json'
+# what a run's result depends on ...
+SETTINGS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks',
+            'randomness', 'load_from', 'auto_scale_lr', 'sync_bn')
+# ... but for these: replayed draws do not depend on workers, nor weights on validation
+FREE = {'train_dataloader.num_workers', 'train_dataloader.persistent_workers', 'train_dataloader.pin_memory',
+        'train_dataloader.prefetch_factor', 'train_cfg.val_interval', 'train_cfg.val_begin'}
+
+
+def train(cfg: Config, resume: str | None = None) -> None:
+    """Train what a config describes, with `resume='auto'` from where it stands."""
+    if cfg.get('generations') is not None:
+        _walk(cfg, resume)
+        return
+    if resume:
+        go_on(cfg, resume)
+    build_runner(cfg).train()
+
+
+def go_on(cfg: Config, what: str = 'auto') -> bool:
+    """Let a run start from this checkpoint, or the newest intact one of its folder, if there is one."""
+    if what == 'auto':
+        what, skipped = newest_intact(cfg.work_dir)
+        for reason in skipped:
+            print(f'skipped: {reason}')
+        if what is None and skipped:
+            raise UserError(f'none of the checkpoints in {cfg.work_dir} can be resumed from '
+                            '(reasons above). Move them away to start anew, or give another one '
+                            'with --resume PATH')
+        if what is None:
+            print(f'nothing to resume from in {cfg.work_dir}; a new run starts')
+            return False
+        print(f'resuming from {what}')
+    cfg.resume, cfg.load_from = True, str(what)
+    return True
+
+
+def _walk(cfg: Config, resume: str | None) -> None:
+    entries = _entries(cfg)
+    if resume not in (None, 'auto'):
+        raise UserError(f'--resume {resume}: this config trains generations, each from its own checkpoints; '
+                        'give --resume alone')
+    teacher = None
+    for number, changes in enumerate(entries, 1):
+        one = generation(cfg, number, changes, teacher)
+        folder, settings = Path(one.work_dir), _settings(one)
+        record = _read(folder)
+        if 'checkpoint' in record:  # finished
+            _same(record, settings, folder)
+            print(f'generation {number} of {len(entries)} is finished: {folder}')
+        else:
+            print(f'generation {number} of {len(entries)}: {folder}')
+            if teacher and not Path(teacher['checkpoint']).exists():
+                raise UserError(f'{folder} learns from {teacher["checkpoint"]}, which is gone; put it back, '
+                                'or remove its folder to train that generation anew')
+            if resume and go_on(one):
+                _same(record, settings, folder)
+            _run(one, dict(generation=number, settings=settings))
+        if number < len(entries):
+            teacher = _teacher(one)
+
+
+def generation(cfg: Config, number: int, changes: Mapping, teacher: Mapping | None) -> Config:
+    """The config of one generation's run: its folder, its seed (the first's and one more each), its teacher.
+
+    The first has the teacher of the config. Where that has no checkpoint, it has none, and of the
+    terms only those that need none.
+    """
+    one = copy.deepcopy(cfg)
+    one.pop('generations')
+    one.merge_from_dict(dict(changes))
+    one.work_dir = str(Path(cfg.work_dir, f'gen{number}'))
+    one.randomness = {**(one.get('randomness') or {})}
+    one.randomness.seed = (one.randomness.get('seed') or 0) + number - 1
+    # mmengine keeps loggers and visualizers by these names, for the whole life of a process
+    name = cfg.get('experiment_name') or Path(cfg.filename or 'run').stem
+    one.experiment_name = f'{name}_gen{number}'
+    if one.get('visualizer'):
+        one.visualizer.name = f'{one.visualizer.get("name", "visualizer")}_gen{number}'
+    if teacher is not None:
+        one.model.teacher = dict(teacher)
+    elif not (one.model.get('teacher') or {}).get('checkpoint'):
+        one.model.teacher = None
+        one.model.terms = {name: term for name, term in (one.model.get('terms') or {}).items()
+                           if not _needs_teacher(term)}
+    return one
+
+
+def _entries(cfg: Config) -> list[Mapping]:
+    """The changes of each generation."""
+    given = cfg.generations
+    entries = [{}] * given if isinstance(given, int) else given
+    if not (isinstance(entries, (list, tuple)) and entries and all(isinstance(e, Mapping) for e in entries)):
+        raise UserError(f'generations={given!r}; it is their number, from 1, or a list of the changes of '
+                        'each, as [dict(), dict()]')
+    if cfg.model.get('type') != 'Distiller':
+        raise UserError(f'generations teach each other, but the model is a {cfg.model.get("type")}; write '
+                        "model=dict(type='Distiller', student=..., terms=...)")
+    if 'checkpoint' in (hooks := cfg.get('default_hooks') or {}) and hooks['checkpoint'] is None:
+        raise UserError('generations teach from their checkpoints, which default_hooks.checkpoint=None '
+                        'switches off')
+    return list(entries)
+
+
+def _needs_teacher(term: Mapping | None) -> bool:
+    # what is no term at all is left for the distiller to name
+    kind = TERMS.get(term['type']) if term and 'type' in term else None
+    return getattr(kind, 'needs_teacher', False)
+
+
+def _run(one: Config, record: dict) -> None:
+    folder = Path(one.work_dir)
+    runner = build_runner(one)  # joins the processes
+    if is_main_process():
+        atomic_write(json.dumps(record, indent=1), folder / RECORD)
+    runner.train()
+    if is_main_process():
+        last = Path((folder / 'last_checkpoint').read_text().strip())
+        done = dict(checkpoint=os.path.relpath(last, folder), sha256=sha256(last))
+        atomic_write(json.dumps(record | done, indent=1), folder / RECORD)
+    barrier()
+    del runner
+    gc.collect()  # its circular references hold the model and the data loaders' workers
+
+
+def _teacher(one: Config) -> dict:
+    """Arguments of `Teacher` for who learns from this finished generation."""
+    folder = Path(one.work_dir)
+    record, student = _read(folder), plain(one)
+    return dict(config=dict(model=student.model, input_size=student.get('input_size')),
+                checkpoint=str(folder / record['checkpoint']), sha256=record['sha256'])
+
+
+def _read(folder: Path) -> dict:
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f'{folder / RECORD} cannot be read ({error}); remove {folder} to train this '
+                        'generation anew') from error
+
+
+def _settings(cfg: Config) -> dict[str, str]:
+    """What decides the result of a run, as one flat table."""
+    table = {key: repr(value) for name in SETTINGS for key, value in _leaves(cfg.get(name), name)
+             if key not in FREE}
+    if 'model.teacher.sha256' in table:  # this says who it is; its path changes when the folder is moved
+        table = {key: value for key, value in table.items()
+                 if not key.startswith(('model.teacher.checkpoint', 'model.teacher.config'))}
+    return table
+
+
+def _leaves(node, name: str) -> Iterator[tuple[str, object]]:
+    if isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    if not isinstance(node, Mapping):
+        yield name, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f'{name}.{key}')
+
+
+def _same(record: Mapping, settings: Mapping, folder: Path) -> None:
+    """Refuse to go on from, or to skip, what was trained with other settings."""
+    before = record.get('settings')
+    if before is None:
+        raise UserError(f'{folder} holds checkpoints, but no {RECORD}, so they are of another run; give '
+                        f'another --work-dir, or remove {folder}')
+    differ = [f'{key} was {before.get(key, "not there")}, now {settings.get(key, "it is not there")}'
+              for key in dict.fromkeys([*before, *settings]) if before.get(key) != settings.get(key)]
+    if differ:
+        more = f'; and {len(differ) - 4} more' if len(differ) > 4 else ''
+        raise UserError(f'{folder} was trained with other settings: {"; ".join(differ[:4])}{more}. Give the '
+                        f'earlier ones again, or another --work-dir, or remove {folder} to train it anew')
