@@ -4,6 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` up."""
+    def whole(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text}: give {least} or more')
+        return int(text)
+
+    whole.__name__ = 'int'  # argparse names it where the text is no number
+    return whole
+
+
+def json_file(text: str) -> str:
+    """The type of an argument that names a JSON file to write: known to be one before anything slow."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f'{text} is a folder; give a file')
+    if path.exists() and path.suffix != '.json':
+        raise argparse.ArgumentTypeError(f'{text} exists and is no .json file; it will not be overwritten')
+    return text
+
+
+def folder(text: str) -> str:
+    """The type of an argument that names a folder to write to."""
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f'{text} is a file; give a folder')
+    return text
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +47,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--work-dir', metavar='DIR',
+    parser.add_argument('--work-dir', metavar='DIR', type=folder,
                         help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started a data-parallel job (torchrun: pytorch)')
