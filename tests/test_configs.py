@@ -79,7 +79,8 @@ def test_it_loads_and_its_model_builds(name):
 def test_it_starts_with_the_command_that_runs_it(name):
     lines = (ROOT / 'configs' / name).read_text().splitlines()
     comment = lines[:next(i for i, line in enumerate(lines) if not line.startswith('#'))]
-    assert any(f'python tools/train.py configs/{name}' in line for line in comment)
+    verb = 'test' if _parsed(name).model.type == 'Ensemble' else 'train'
+    assert any(f'python tools/{verb}.py configs/{name}' in line for line in comment)
 
 
 @pytest.mark.parametrize('name', ALONE)
