@@ -39,8 +39,8 @@ def train(name, steps):
                  f'train_cfg.max_iters={steps}', 'train_dataloader.batch_size=2',
                  'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
                  'default_hooks.logger.interval=1']) == 0
-    run, generations = Path('work_dirs/shapes', name), Config.fromfile(SHAPES / f'{name}.py').get('generations')
-    return run / f'gen{generations}' if generations else run
+    run, last = Path('work_dirs/shapes', name), Config.fromfile(SHAPES / f'{name}.py').get('generations')
+    return run / f'gen{last}' if last else run
 
 
 def plain_student(name):

@@ -110,9 +110,9 @@ class BeYourOwnTeacher(Term):
             loss = detection_loss(out, part, ratio=lesson.neg_pos_ratio, bins=self.bins)
             detection.append(loss * part.num_positive / targets.num_positive)
             chosen = lesson.region('hard')[:, where]
-            scores, own_scores = head.cls[:, where][chosen].detach(), out.cls[chosen]
-            soft.append(divergence(scores.to(own_scores) / self.temperature, own_scores / self.temperature).sum()
-                        / targets.num_positive)
+            scores = [cls[chosen].to(precise(out.cls)) / self.temperature
+                      for cls in (head.cls[:, where].detach(), out.cls)]
+            soft.append(divergence(*scores).sum() / targets.num_positive)
             hint.append(l2_distance(own, main).sum((1, 2)).mean())
         values = dict(detection=sum(detection), soft=sum(soft), hint=sum(hint))
         loss = ((1 - self.alpha) * values['detection'] + self.alpha * self.temperature ** 2 * values['soft']
