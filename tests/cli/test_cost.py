@@ -1,0 +1,44 @@
+"""What a training step costs."""
+import csv
+
+from hgd_det.cli.main import main
+from hgd_det.engine.cost import phases
+
+DISTILL = '''
+_base_ = {student!r}
+model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},
+             teacher=dict(config={student!r}, checkpoint='untrained'), input_size=96,
+             terms=dict(factor=dict(type='FactorTransfer', pretrain=0.5)))
+'''
+
+
+def test_a_phase_counts_by_its_share_of_the_training():
+    one, two = frozenset({'loss'}), frozenset({'loss', 'loss_kd'})
+    steps = [(.1, one), (.3, two), (.2, two), (9., two)]
+    assert phases(steps) == [(.25, 100.), (.75, 300.)]
+
+
+def test_a_table_with_each_configs_time_and_memory(config, tmp_path, capsys):
+    distill = tmp_path / 'distill.py'
+    distill.write_text(DISTILL.format(student=str(config)))
+    out = tmp_path / 'cost.csv'
+    assert main(['cost', str(distill), '--reference', str(config), '--repeat', '2', '--csv', str(out)]) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert said[-4] == ['config', 'step_ms', 'step_ratio', 'memory_mb', 'memory_ratio', 'phases']
+    alone, taught = csv.DictReader(out.open())
+    assert (alone['config'], taught['config']) == (str(config), str(distill))
+    assert alone['step_ratio'] == alone['memory_ratio'] == '1.000'
+    assert float(taught['step_ms']) > 0 and float(taught['memory_mb']) > float(alone['memory_mb']) > 0
+    assert alone['phases'].startswith('100%:')
+    assert [phase.partition(':')[0] for phase in taught['phases'].split()] == ['50%', '50%']
+    assert (taught['batch'], taught['repeat'], taught['threads']) == ('4', '2', '1')
+    assert taught['device'] and taught['torch'] and taught['python']
+
+
+def test_what_cannot_be_measured_is_said(config, tmp_path, capsys):
+    assert main(['cost', str(config), '--repeat', '0']) == 2
+    assert '--repeat 0: give 1 or more' in capsys.readouterr().err
+    several = tmp_path / 'several.py'
+    several.write_text(f'_base_ = {str(config)!r}\ngenerations = 2\n')
+    assert main(['cost', str(config), '--reference', str(several)]) == 2
+    assert 'is no single training; give another' in capsys.readouterr().err
