@@ -1,11 +1,11 @@
 # Everything happens in .venv, which each target makes when it is not there.
-#   make setup | demo | test | test-classic | lint | clean
+#   make setup | demo | test | test-classic | test-faults | lint | clean
 # PYTHON=python3.12 chooses another interpreter, TORCH_INDEX= another source of torch.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-classic lint clean
+.PHONY: setup demo test test-classic test-faults lint clean
 
 # 3.11 is the tested one; then whatever fits.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
@@ -56,6 +56,8 @@ endef
 $(STAMP): setup.py constraints.txt Makefile
 	$(call environment,$(VENV))
 	$(VENV)/bin/python $(PIP) $(INSTALL) -e '.[dev]'
+	@# Tests compare with its losses. Those need torch alone; what else it depends on stays out.
+	$(VENV)/bin/python $(PIP) $(INSTALL) --no-deps torchdistill
 	$(call headless,$(VENV))
 
 # The packages most users still have. mmcv-lite is mmcv without compiled operators, which is what
@@ -82,6 +84,9 @@ test-classic: $(CLASSIC_STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+
+test-faults: $(STAMP)
+	HGD_DET_FAULTS=50 $(VENV)/bin/python -m pytest tests/faults
 
 clean:
 	rm -rf $(VENV) $(CLASSIC) build dist *.egg-info .pytest_cache .ruff_cache

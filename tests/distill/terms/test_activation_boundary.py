@@ -123,8 +123,10 @@ def test_it_equals_torchdistills():
                       teacher=dict(io='output', path=f'neck[{i}]')) for i in range(3)}, 1., 'mean')
     student, teacher = maps(4), maps(4, seed=1)
     expected = theirs(*({k: dict(output=v) for k, v in side.items()} for side in (student, teacher)))
-    out = set_up(4, 4, adapter='none', reduction='sum')(make_lesson(student, teacher))
-    assert out['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+    ours = set_up(4, 4, adapter='none', reduction='sum')(make_lesson(student, teacher))['loss']
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(x, list(student.values())) for x in (ours, expected)]
+    assert all(torch.allclose(*both) for both in zip(*gradients, strict=True))
 
 
 def test_the_gradient_is_right_and_reaches_student_and_connectors_only():

@@ -75,7 +75,10 @@ def test_it_is_torchdistills_loss(mode):
                                                for side in (student, teacher)))
     ours = set_up(mode=mode)(make_lesson(student, teacher))['loss']
     # the factor 1/2 is in the paper's equation, and in torchdistill's weight
-    assert torch.allclose(ours, theirs / 2 if mode == 'paper' else theirs)
+    theirs = theirs / 2 if mode == 'paper' else theirs
+    assert torch.allclose(ours, theirs)
+    gradients = [torch.autograd.grad(x, list(student.values())) for x in (ours, theirs)]
+    assert all(torch.allclose(*both, rtol=1e-4, atol=1e-7) for both in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -181,7 +184,7 @@ def test_it_looks_at_the_map_before_ssds_l2norm():
 
 def test_it_reads_neither_boxes_nor_heads():
     lesson = make_lesson(maps(3, batch=1), maps(5, batch=1))
-    lesson._samples = [None]
+    lesson.samples = [None]
     assert set_up()(lesson)['loss'] > 0
 
 

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 import hgd_det.registered  # noqa: F401
+from hgd_det.distill.registry import split_entry
 from hgd_det.distill.schedule import Progress, Schedule
 from hgd_det.distill.terms.fitnets import FitNets
 from hgd_det.errors import UserError
@@ -195,6 +196,13 @@ def test_the_configs_stages_neither_overlap_nor_leave_a_gap(config):
     for total in (7, 500, 62003):
         for i in range(0, total, max(1, total // 50)):
             assert one.factor(Progress(i, total)) + two.factor(Progress(i, total)) == 1
+
+
+@pytest.mark.parametrize('config', ['shapes/fitnets.py', 'lectures/fitnets_half_voc.py'])
+def test_the_configs_soft_scores_weigh_four_at_first_and_one_at_the_end(config):
+    _, second = split_entry('kd', Config.fromfile(ROOT / 'configs' / config).model.terms.kd)
+    weights = [second.weight * second.factor(Progress(i, 1000)) for i in (299, 300, 650, 1000)]
+    assert weights == pytest.approx([0, 4, 2.5, 1])
 
 
 def test_the_teacher_and_the_students_keys_stay_as_they_were():

@@ -76,7 +76,10 @@ def test_scaling_a_map_scales_the_matrix_and_a_map_with_itself_is_symmetric_and_
 def test_the_matrices_are_torchdistills(sizes):
     losses = pytest.importorskip('torchdistill.losses.mid_level')
     x, y = maps({'x': (3, sizes[0]), 'y': (4, sizes[1])}).values()
-    assert torch.allclose(flow_matrix(x, y), losses.FSPLoss.compute_fsp_matrix(x, y), atol=1e-6)
+    matrices = [make(x, y) for make in (flow_matrix, losses.FSPLoss.compute_fsp_matrix)]
+    assert torch.allclose(*matrices, atol=1e-6)
+    gradients = [torch.autograd.grad(matrix.square().sum(), (x, y)) for matrix in matrices]
+    assert all(torch.allclose(*both, atol=1e-6) for both in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize('pool', ['max', 'avg'])
@@ -163,7 +166,7 @@ def test_a_teacher_that_sees_larger_images_is_compared_without_resizing():
 
 def test_it_reads_neither_boxes_nor_heads():
     lesson = make_lesson(maps(STUDENT, batch=1), maps(TEACHER, batch=1))
-    lesson._samples = [None]
+    lesson.samples = [None]
     assert set_up()(lesson)['loss'] > 0
 
 

@@ -124,7 +124,10 @@ def test_torchdistills_loss_is_the_same_without_the_factor():
     theirs = losses.KDLoss('s', 'output', 't', 'output', temperature=4, reduction='sum', alpha=0)(
         dict(s=dict(output=student[chosen])), dict(t=dict(output=teacher[chosen].detach())))
     ours = LogitKD(temperature=4, t2=False)(lesson)['loss']
-    assert ours.item() == pytest.approx(theirs.item() / lesson.targets.num_positive.item(), rel=1e-5)
+    theirs = theirs / lesson.targets.num_positive
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(x, student)[0] for x in (ours, theirs)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize('columns', [4, 3])     # softmax and sigmoid over three classes

@@ -197,7 +197,7 @@ def test_fewer_than_three_samples_cost_exactly_nothing(unit, boxes):
 
 def test_ignored_objects_are_no_samples():
     lesson = lesson_of(maps(STUDENT, 2), maps(TEACHER, 2), [BOXES[0], []])
-    lesson._samples[1].ignored_instances.bboxes = torch.tensor(BOXES[3])
+    lesson.samples[1].ignored_instances.bboxes = torch.tensor(BOXES[3])
     assert set_up()(lesson)['samples'] == 2
 
 
