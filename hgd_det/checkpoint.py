@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from hgd_det.errors import UserError
-from hgd_det.safe_types import safe_types
+from hgd_det.safe_types import called, safe_types
 
 TRUST_HINT = ('Nothing in it was executed. If you know where the file comes from and trust its '
               'author with your machine, pass --trust-checkpoint')
@@ -90,6 +90,9 @@ def _load_torch(path: Path, trust: bool, map_location):
             name = f'{IMPORT_MAPPING.get(module, module) or "builtins"}.{name}'
             raise UserError(f'checkpoint {path} was refused: it contains {name}, which is neither '
                             f'a tensor nor a plain value. {TRUST_HINT}') from None
+        if name := called(path):
+            raise UserError(f'checkpoint {path} was refused: it is a bare pickle that contains {name}. '
+                            f'{TRUST_HINT}') from None
         # torch's own advice to switch its protection off is left out
         text = text.rpartition('WeightsUnpickler error: ')[2].strip()
         reason = text.splitlines() or [type(error).__name__]
@@ -184,6 +187,16 @@ def _tensors(weights: Mapping) -> Iterator[tuple[str, torch.Tensor]]:
     for key, value in weights.items():
         if isinstance(key, str) and isinstance(value, torch.Tensor):
             yield key.removeprefix('module.'), value
+
+
+def class_names(checkpoint: Mapping) -> tuple[str, ...] | None:
+    """The classes that the run recorded; a file of another tool may hold anything in their place."""
+    found = checkpoint
+    for key in ('meta', 'dataset_meta', 'classes'):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    found = (found,) if isinstance(found, str) else found
+    named = isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found)
+    return tuple(found) or None if named else None
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import pickletools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,3 +70,17 @@ def _scalar(dtype: np.dtype, data) -> np.generic:
     if not isinstance(dtype, np.dtype) or dtype.hasobject:
         raise UserError(f'it holds a numpy scalar of type {dtype!r}')
     return np.frombuffer(data if isinstance(data, bytes) else data.encode('latin1'), dtype)[0]
+
+
+def called(path: Path) -> str | None:
+    """The first type or function that a bare pickle names; its opcodes are read, not run."""
+    strings = []
+    with contextlib.suppress(ValueError, OSError, IndexError), open(path, 'rb') as file:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == 'GLOBAL':
+                return argument.replace(' ', '.')
+            if opcode.name == 'STACK_GLOBAL':
+                return '.'.join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    return None

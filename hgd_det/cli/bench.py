@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust
+from hgd_det.cli._common import add_trust, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'one inside the checkpoint (default for all)')
     parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', action='extend', default=[],
                         help="change the checkpoints' configs, as in model.test_cfg.score_thr=0.3")
-    parser.add_argument('--json', metavar='OUT',
+    parser.add_argument('--json', metavar='OUT', type=json_file,
                         help='also write everything, unrounded, with each call and the versions')
     parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
     add_trust(parser)

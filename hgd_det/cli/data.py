@@ -5,6 +5,8 @@ import argparse
 import os
 import sys
 
+from hgd_det.cli._common import at_least, json_file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='data_verb', metavar='VERB', required=True)
@@ -43,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'training; exit status 1 when anything does')
     check.add_argument('target', metavar='CONFIG-or-DIR',
                        help='a config, or a folder in VOC or COCO layout')
-    check.add_argument('--json', metavar='OUT', help='also write the findings as JSON')
+    check.add_argument('--json', metavar='OUT', type=json_file, help='also write the findings as JSON')
     check.add_argument('--write-clean', metavar='OUT',
                        help='write cleaned lists and annotations to this new folder')
     check.add_argument('--classes', metavar='A,B,C',
                        help='the classes that may occur (default: the config, or all in the data)')
-    check.add_argument('--examples', type=int, default=5, help='shown per kind (%(default)s)')
-    check.add_argument('--max-pixels', type=int, default=100_000_000,
+    check.add_argument('--examples', type=at_least(0), default=5, help='shown per kind (%(default)s)')
+    check.add_argument('--max-pixels', type=at_least(1), default=100_000_000,
                        help='larger images are not decoded and count as broken (%(default)s)')
     _workers(check)
 

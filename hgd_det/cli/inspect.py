@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_config
+from hgd_det.cli._common import add_config, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument('--json', metavar='OUT', nargs='?', const='-',
+    parser.add_argument('--json', metavar='OUT', nargs='?', const='-', type=json_file,
                         help='as JSON, to this file or, without a name, instead of the text')
 
 
@@ -39,8 +39,9 @@ def describe(cfg) -> dict:
     from mmengine.registry import init_default_scope
 
     import hgd_det.registered  # noqa: F401
-    from hgd_det.engine.runner import user_errors
+    from hgd_det.engine.mistakes import need_model, user_errors
 
+    need_model(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     size = input_size(cfg)
     with user_errors():
@@ -76,6 +77,7 @@ def _draw(detector) -> None:
 def input_size(cfg) -> tuple[int, int]:
     """Height and width: the config's `input_size`, or what its test pipeline resizes to."""
     from hgd_det.deploy.student import test_set
+    from hgd_det.distill.teacher import as_pair
     from hgd_det.errors import UserError
 
     size = cfg.get('input_size')
@@ -86,7 +88,7 @@ def input_size(cfg) -> tuple[int, int]:
     if size is None:
         raise UserError('the config does not say how large its images are; give the side, or '
                         '[height,width], with --cfg-options input_size=300')
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return as_pair(size)
 
 
 def _cost(detector, size) -> dict:

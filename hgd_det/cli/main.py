@@ -11,6 +11,7 @@ import argparse
 import ast
 import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -103,8 +104,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, the verb's own, 2 for a user's error (1 if the run
-    showed it), 130 for ^C."""
+    """Run a verb; returns the exit status: 0, the verb's own, 2 for a user's error (1 if the run showed it,
+    or the system refused a file), 130 for ^C."""
+    # a log that cannot be written, on a full disk for instance, is no reason for a traceback
+    logging.raiseExceptions = 'HGD_DET_TRACEBACK' in os.environ
     try:
         return dispatch(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -115,11 +118,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         message = users_error(error)
+        status = next((e.status for e in _causes(error) if isinstance(e, UserError)), 2)
+        if message is None and isinstance(error, OSError):  # a folder that may not be written to, a full disk
+            message, status = f'{error.filename}: {error.strerror}' if error.filename else str(error), 1
         if message is None or os.environ.get('HGD_DET_TRACEBACK'):
             raise
         sys.stdout.flush()
         print(f'error: {message}', file=sys.stderr)
-        return next((e.status for e in _causes(error) if isinstance(e, UserError)), 2)
+        return status
 
 
 if __name__ == '__main__':

@@ -54,8 +54,8 @@ def check(target, *, classes=None, workers: int = 1, examples: int = 5,
                         'layout')
     if clean is not None:
         clean = Path(clean).expanduser()
-        if clean.exists() and any(clean.iterdir()):
-            raise UserError(f'{clean} is not empty; cleaned lists go to a new folder')
+        if clean.exists() and not (clean.is_dir() and not any(clean.iterdir())):
+            raise UserError(f'{clean} is not empty, or a file; cleaned lists go to a new folder')
     found = sources.from_folder(target) if target.is_dir() else sources.from_config(target)
     report = Report(str(target), examples)
     done, checked = {}, []

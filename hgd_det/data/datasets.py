@@ -96,6 +96,11 @@ class VOCFolder(_Counting, XMLDataset):
         parsed = (self._parse(name) for name in names)
         data_list = [info for info in parsed if info is not None]
         self._summary(len(data_list))
+        strange = self._shown.get('class_unknown')
+        if strange and not self.test_mode and not any(info['instances'] for info in data_list):
+            raise UserError(f'VOCFolder: {self.ann_file} shows no object of the classes '
+                            f'{", ".join(classes)}, but others ({"; ".join(strange)}); give their names, '
+                            'metainfo=dict(classes=(...))')
         if not data_list:
             raise UserError(f'VOCFolder: none of the {len(names)} images of {self.ann_file} can be '
                             f'used ({dict(self.skipped)}); looked in '
@@ -173,7 +178,15 @@ class CocoFolder(_Counting, CocoDataset):
         self._reset()
         if not osp.isfile(self.ann_file) and self.backend_args is None:
             raise UserError(f'CocoFolder: {self.ann_file} is not there')
-        data_list = super().load_data_list()
+        try:
+            data_list = super().load_data_list()
+        except UserError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            reason = f'an entry has no {error}' if isinstance(error, KeyError) else \
+                f'{type(error).__name__}: {error}'
+            raise UserError(f'CocoFolder cannot read {self.ann_file} ({reason}); `hgd-det data check` on its '
+                            'folder finds every such place') from error
         if len(self.cat_ids) != len(self.metainfo['classes']):
             raise UserError(
                 f'CocoFolder: the config names {len(self.metainfo["classes"])} classes, '

@@ -109,14 +109,8 @@ def _image_folder(root: Path, listing: Path) -> Path:
 
 def from_config(path: Path) -> list[Source]:
     import hgd_det  # noqa: F401  mmengine configs may name modules that need the operators
-    try:
-        from mmengine.config import Config
-        config = Config.fromfile(str(path), import_custom_modules=False)
-    except UserError:
-        raise
-    except Exception as error:  # a config is code: anything can go wrong in it
-        raise UserError(f'{path} cannot be read as a config: {type(error).__name__}: {error}'
-                        ) from error
+    from hgd_det.paths import read_config
+    config = read_config(path, import_custom_modules=False)
     found, other = [], []
     for part, role in (('train', 'trainval'), ('val', 'test'), ('test', 'test')):
         loader = config.get(f'{part}_dataloader')

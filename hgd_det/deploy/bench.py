@@ -47,7 +47,7 @@ def bench(paths: Sequence[str | Path], configs: Mapping[str | Path, str] | None 
         say: Is told what happens.
     """
     threads = tuple(threads) or tuple(sorted({1, cores()}))
-    _check(paths, batches, threads, repeat, warmup)
+    _check(paths, batches, threads, repeat, warmup, size)
     names = dict(zip(paths, short_names(paths), strict=True))
     host = dict(cpu=cpu(), cores=cores(), load=os.getloadavg()[0], system=platform.platform())
     opener = {path: partial(open_model, path, (configs or {}).get(path), options) for path in paths}
@@ -87,11 +87,11 @@ def bench(paths: Sequence[str | Path], configs: Mapping[str | Path, str] | None 
                 models=rows, times=times)
 
 
-def _check(paths, batches, threads, repeat, warmup) -> None:
+def _check(paths, batches, threads, repeat, warmup, size) -> None:
     if len({Path(path).absolute() for path in paths}) < len(paths):
         raise UserError('a model is given twice')
     for name, least, values in (('batch', 1, batches), ('threads', 1, threads), ('repeat', 1, [repeat]),
-                                ('warmup', 0, [warmup])):
+                                ('warmup', 0, [warmup]), ('size', 1, size or [1])):
         if min(values) < least:
             raise UserError(f'--{name} {min(values)}: give {least} or more')
 

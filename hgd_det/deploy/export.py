@@ -49,6 +49,8 @@ def export(student: Student, out: str | Path, formats: Sequence[str] = (), *, wi
            half: bool = False) -> Exported:
     """Write the student's `formats` (default: pth), its config and its card."""
     stem, formats = stem_of(out, formats)
+    _keep(student, [stem.with_suffix(suffix) for suffix in
+                    (*(FORMATS[name] for name in formats), '.py', '.md', '.json')])
     stem.parent.mkdir(parents=True, exist_ok=True)
     cfg = standalone(student)
     facts = card.facts(student, half)
@@ -79,6 +81,15 @@ def export(student: Student, out: str | Path, formats: Sequence[str] = (), *, wi
     done = Exported(files, config, stem.with_suffix('.md'), facts)
     write_card(done)
     return done
+
+
+def _keep(student: Student, written: Sequence[Path]) -> None:
+    """Refuse to write over the checkpoint, or over the config it is exported with."""
+    given = {Path(path).absolute() for path in (student.path, student.config.filename) if path}
+    for path in written:
+        if path.absolute() in given:
+            raise UserError(f'{path} is what the student is made from, and would be overwritten; give OUT '
+                            'another name')
 
 
 def write_card(done: Exported) -> None:

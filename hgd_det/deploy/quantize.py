@@ -40,6 +40,8 @@ def quantize(onnx_path: str | Path, out_path: str | Path, images: Iterable[np.nd
         limit: Take no more than this many.
     """
     model, meta = _open(onnx_path)
+    if Path(out_path).absolute() == Path(onnx_path).absolute():
+        raise UserError(f'{out_path} is the file to quantise, which would be lost; give another name')
     try:
         import onnx
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static

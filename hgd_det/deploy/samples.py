@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hgd_det.deploy.pictures import Unreadable, read
-from hgd_det.deploy.sources import collect
+from hgd_det.deploy.sources import Source, collect
 from hgd_det.engine.runner import warn
 from hgd_det.errors import UserError
 
@@ -20,7 +20,10 @@ def samples(inputs: Sequence[str | Path], limit: int) -> Iterator[np.ndarray]:
     """
     if limit < 1:
         raise UserError(f'a limit of {limit} images: give 1 or more')
-    sources = collect(inputs, os.devnull)    # nothing is written
+    return _read(inputs, collect(inputs, os.devnull), limit)    # nothing is written
+
+
+def _read(inputs: Sequence[str | Path], sources: Sequence[Source], limit: int) -> Iterator[np.ndarray]:
     found = 0
     for index in np.linspace(0, len(sources) - 1, min(limit, len(sources))).round().astype(int):
         try:

@@ -11,9 +11,10 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 import hgd_det.registered  # noqa: F401  what configs name
-from hgd_det.checkpoint import load, load_into, peer_state_dict, student_state_dict
+from hgd_det.checkpoint import class_names, load, load_into, peer_state_dict, student_state_dict
 from hgd_det.deploy import literal
-from hgd_det.engine.runner import load_config, parse_options, plain, user_errors
+from hgd_det.engine.mistakes import need_model, user_errors
+from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
 
 
@@ -47,8 +48,8 @@ def load_student(checkpoint: str | Path, config: str | Path | None = None,
         cfg = load_config(config, options)
     else:
         cfg = _config_inside(meta, checkpoint)
-        if options:
-            cfg.merge_from_dict(parse_options(options))
+        change(cfg, options, checkpoint)
+    need_model(cfg)
     taught = _taught(cfg)
     if peer is None:
         cfg, weights = plain(cfg), student_state_dict(content)
@@ -117,27 +118,25 @@ def _taught(cfg: Config) -> dict:
     """Teacher and terms of a distillation's config; what an exported checkpoint still knows of them."""
     if cfg.model.get('type') != 'Distiller':
         return dict(cfg.get('taught') or {})
-    teacher = cfg.model.get('teacher') or {}
+    teacher, terms = (part if isinstance(part, Mapping) else {} for part in
+                      (cfg.model.get('teacher'), cfg.model.get('terms')))
     named = teacher.get('config') if teacher else 'none'
     return dict(teacher=str(named) if isinstance(named, (str, Path)) else None,
                 teacher_checkpoint=teacher.get('checkpoint'),
-                terms={name: term['type'] for name, term in (cfg.model.get('terms') or {}).items()
-                       if term})
+                terms={name: term.get('type') for name, term in terms.items() if isinstance(term, Mapping)})
 
 
 def _classes(cfg: Config, meta: Mapping, detector: nn.Module) -> tuple[str, ...]:
     """The names the run recorded, else the config's, else plain numbers."""
-    for source in (meta.get('dataset_meta'), test_set(cfg).get('metainfo')):
-        names = (source or {}).get('classes')
-        if names:
-            return (names,) if isinstance(names, str) else tuple(names)
     from mmdet.registry import DATASETS
     kind = test_set(cfg).get('type')
-    names = getattr(kind and DATASETS.get(kind), 'METAINFO', {}).get('classes')
     head = getattr(detector, 'bbox_head', None) or detector.roi_head.bbox_head
-    number = head.num_classes
-    if names and len(names) == number:
-        return tuple(names)
+    number = (head[0] if isinstance(head, nn.ModuleList) else head).num_classes
+    for dataset_meta in (meta.get('dataset_meta'), test_set(cfg).get('metainfo'),
+                         getattr(kind and DATASETS.get(kind), 'METAINFO', None)):
+        names = class_names(dict(meta=dict(dataset_meta=dataset_meta)))
+        if names and len(names) == number:
+            return names
     return tuple(str(index) for index in range(number))
 
 

@@ -20,6 +20,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 import hgd_det.distill.terms  # noqa: F401  registers them
+from hgd_det.distill import options
 from hgd_det.distill.correspondence import with_shares
 from hgd_det.distill.heads import HeadSpy, differing_classes, flatten, head_spec
 from hgd_det.distill.lesson import Lesson, Side
@@ -64,6 +65,8 @@ class Distiller(BaseDetector):
         self.progress: Progress | None = None  # set it to train without mmengine's runner
         self._register_state_dict_hook(_student_at_root)
         self._register_load_state_dict_pre_hook(self._root_to_student)
+        if not isinstance(terms or {}, Mapping):
+            raise UserError(f"model.terms={terms!r}; write dict(NAME=dict(type='HGD', ...), ...)")
         wanted = {name: split_entry(name, cfg) for name, cfg in (terms or {}).items() if cfg is not None}
         wanted = {name: parts for name, parts in wanted.items() if not parts[1].off}
         if not wanted:
@@ -71,10 +74,14 @@ class Distiller(BaseDetector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if teacher is not None:
+                if not isinstance(teacher, Mapping):
+                    raise UserError(f'model.teacher={teacher!r}; write dict(config=..., checkpoint=...)')
+                options.check('model.teacher', Teacher, teacher)
                 self.teacher = Teacher(**teacher)
                 self.teacher.fit_input(self.data_preprocessor)
-                input_size = input_size or self.teacher.config.get('input_size')
-            self.input_size = as_pair(input_size or DEFAULT_INPUT)
+                if input_size is None:
+                    input_size = self.teacher.config.get('input_size')
+            self.input_size = as_pair(DEFAULT_INPUT if input_size is None else input_size)
             spec = self._spec()
             for name, (config, schedule) in wanted.items():
                 term = build_term(name, config)

@@ -4,8 +4,9 @@ Iterations are counted, not epochs: an "epoch" of a repeated data set is several
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Schedule:
         ratio: For ``'auto'``: the term's wanted size relative to the detection loss.
         average: For ``'auto'``: iterations to average over before the factor is frozen.
     """
-    weight: float | str = 1.0
+    weight: float | Literal['auto'] = 1.0
     warmup: float = 0
     ramp: float = 0
     end: float = 1.0
@@ -57,12 +58,17 @@ class Schedule:
         if isinstance(self.weight, str):
             if self.weight != 'auto':
                 raise UserError(f"weight={self.weight!r}; give a number or 'auto'")
-        elif not self.weight >= 0:
-            raise UserError(f'weight={self.weight}; a term cannot have a negative weight')
+        elif not 0 <= self.weight < math.inf:
+            raise UserError(f'weight={self.weight}; a term cannot have a negative weight, or one without end')
         for key in ('warmup', 'ramp', 'end', 'stop', 'detection', 'ratio'):
             value = getattr(self, key)
-            if value is not None and not value >= 0:
-                raise UserError(f'{key}={value}; it cannot be negative')
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f'{key}={value}; it cannot be negative or without end')
+        for key in ('warmup', 'ramp', 'stop'):
+            value = getattr(self, key)
+            if isinstance(value, float) and value >= 1 and (value == 1 or value % 1):
+                raise UserError(f'{key}={value}; an int counts iterations, a float below 1 is a fraction of '
+                                'the training')
         if self.average < 1:
             raise UserError(f'average={self.average}; it needs at least one iteration')
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hgd_det import checkpoint as checkpoints
 from hgd_det.errors import UserError
-from hgd_det.paths import find_config
+from hgd_det.paths import read_config
 
 UNTRAINED = 'untrained'
 
@@ -41,7 +41,7 @@ class Teacher:
                  same_classes: bool = True):
         self.config = _read(config)
         self.checkpoint, self.sha256, self.same_classes = checkpoint, sha256, same_classes
-        self.input_size = as_pair(input_size) if input_size else None
+        self.input_size = None if input_size is None else as_pair(input_size)
         self._convert: tuple | None = None  # (student's, teacher's) normalisation where they differ
         self.classes: tuple[str, ...] | None = None
         self.digest: str | None = None
@@ -81,9 +81,7 @@ class Teacher:
                                 f'{self.sha256}; this is another file')
             checkpoints.load_into(self.detector, checkpoints.student_state_dict(content),
                                   what=f'teacher {self.checkpoint} for {self.name}')
-            meta = content.get('meta') or {} if isinstance(content, dict) else {}
-            classes = (meta.get('dataset_meta') or {}).get('classes')
-            self.classes = tuple(classes) if classes else None
+            self.classes = checkpoints.class_names(content)
         self.detector.eval().requires_grad_(False)
         self.loaded = True
 
@@ -150,13 +148,13 @@ class Teacher:
 
 def _read(config) -> Config:
     if isinstance(config, (str, Path)):
-        config = Config.fromfile(find_config(config))
+        config = read_config(config)
     elif not isinstance(config, Config):
         config = Config(dict(config))
     if 'model' not in config:
-        config = Config(dict(model=config))
-    if 'type' not in config.model:
-        raise UserError(f'the teacher config {getattr(config, "filename", "")} has no model')
+        config = Config(dict(model=config), filename=config.filename)
+    if not isinstance(config.model, (dict, Config)) or 'type' not in config.model:
+        raise UserError(f'the teacher config {config.filename or ""} has no model')
     return config
 
 
@@ -171,4 +169,8 @@ def _normalisation(preprocessor: nn.Module) -> tuple:
 
 
 def as_pair(size) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, (int, float)) else tuple(int(s) for s in size)
+    pair = (size, size) if isinstance(size, int) else size
+    if not (isinstance(pair, (list, tuple)) and len(pair) == 2
+            and all(isinstance(side, int) and side > 0 for side in pair)):
+        raise UserError(f'input_size={size!r}; give the side in pixels, or (height, width)')
+    return tuple(pair)

@@ -23,10 +23,13 @@ class DistillHook(Hook):
     Args:
         same_teacher: Set False to resume under another teacher on purpose.
     """
-    priority = 'NORMAL'
+    priority = 'VERY_HIGH'  # on resume an EMAHook must find the checkpoint put together again
 
     def __init__(self, same_teacher: bool = True):
         self.same_teacher = same_teacher
+
+    def before_run(self, runner) -> None:
+        runner.register_hook(_Apart())
 
     def before_train(self, runner) -> None:
         distiller = _distiller(runner)
@@ -38,11 +41,7 @@ class DistillHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
-        if distiller is None:
-            return
-        weights = checkpoint['state_dict']
-        checkpoint['distill'] = {k: weights.pop(k) for k in [k for k in weights if k.startswith(PREFIX)]}
-        if distiller.teacher is not None:
+        if distiller is not None and distiller.teacher is not None:
             checkpoint['meta']['teacher'] = dict(config=distiller.teacher.name,
                                                  checkpoint=str(distiller.teacher.checkpoint),
                                                  sha256=distiller.teacher.digest)
@@ -62,6 +61,17 @@ class DistillHook(Hook):
             f"this run began under the teacher {before['checkpoint']} (sha256 {then}), but now it is "
             f'{distiller.teacher.checkpoint} ({now}); resume with the same one, or allow another with '
             "--cfg-options custom_hooks.2.same_teacher=False (the config's DistillHook)")
+
+
+class _Apart(Hook):
+    """Lays what only training needs beside a checkpoint's weights, once an EMAHook has averaged both."""
+    priority = 'LOWEST'
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if _distiller(runner) is not None:
+            weights = checkpoint['state_dict']
+            beside = {key: weights.pop(key) for key in list(weights) if key.startswith(PREFIX)}
+            checkpoint.setdefault('distill', {}).update(beside)
 
 
 def _distiller(runner) -> Distiller | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 import signal
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from hgd_det.checkpoint import atomic_write, compare
-from hgd_det.errors import UserError
+from hgd_det.errors import RunError, UserError
 
 
 @register_backend('atomic', force=True)
@@ -53,10 +54,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        if is_main_process() and os.path.isdir(self.out_dir):
+        if is_main_process():
             # of a run that was killed while it wrote
-            for leftover in Path(self.out_dir).glob('.*.tmp'):
-                leftover.unlink(missing_ok=True)
+            for folder in {self.out_dir, runner.work_dir}:
+                for leftover in Path(folder).glob('.*.tmp'):
+                    leftover.unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         hub, earlier = runner.message_hub, list(getattr(self, 'keep_ckpt_ids', ()))
@@ -117,8 +119,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_train(self, runner) -> None:
         if self._failure:
-            raise UserError(f'{self._failure}. The run is over and its last state is lost; free '
-                            f'space and resume from {self.last_ckpt or "the start"}')
+            raise RunError(f'{self._failure}. The run is over and its last state is lost; free '
+                           f'space and resume from {self.last_ckpt or "the start"}')
         super().after_train(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -134,6 +136,13 @@ class AtomicCheckpointHook(CheckpointHook):
             raise UserError('the checkpoint to resume from holds weights only, without the state '
                             'of the optimizer; to start a new run from these weights use '
                             '--cfg-options load_from=PATH')
+        meta, steps = checkpoint.get('meta'), checkpoint['optimizer']
+        absent = [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta, dict) or key not in meta]
+        absent += ['message_hub'] * (not isinstance(checkpoint.get('message_hub'), dict))
+        absent += ['optimizer.param_groups'] * (not isinstance(steps, dict) or not steps)
+        if absent:
+            raise UserError('the checkpoint to resume from is not whole: it has no '
+                            f'{", ".join(absent)}; take another one')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if difference := compare(model.state_dict(), checkpoint['state_dict']):
             raise UserError('the checkpoint to resume from is of another model than the config: '
@@ -172,6 +181,20 @@ class _HoldingBackend:
 
     def remove(self, path) -> None:
         self.held.append(path)
+
+
+@HOOKS.register_module()
+class ClassesHook(Hook):
+    """Refuse a head that knows more or fewer classes than the training data: it would learn some labels
+    as background, in silence."""
+
+    def before_train(self, runner) -> None:
+        classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        for name, module in runner.model.named_modules() if classes else ():
+            known = getattr(module, 'num_classes', None)
+            if re.search(r'(^|\.)bbox_head(\.\d+)?$', name) and known not in (None, len(classes)):
+                raise UserError(f'{name} has num_classes={known}, but the training data has {len(classes)} '
+                                f'classes ({", ".join(map(str, classes[:8]))}); make them equal')
 
 
 class _Signals:

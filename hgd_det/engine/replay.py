@@ -7,6 +7,7 @@ in an interrupted run as in a whole one, and with any number of workers.
 """
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,8 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
+
+from hgd_det.errors import RunError, UserError
 
 
 class Draw(int):
@@ -77,7 +80,26 @@ class Seeded:
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
-        return self.dataset[int(index)]
+        try:
+            sample = self.dataset[int(index)]
+        except UserError:
+            raise
+        except Exception as error:  # whatever a file or a step of the pipeline fails with
+            raise RunError(f'{_name(self.dataset, int(index))} cannot be used: {type(error).__name__}: '
+                           f'{" ".join(str(error).split())}. `hgd-det data check CONFIG` finds all such '
+                           'files (HGD_DET_TRACEBACK=1 shows where)') from error
+        if isinstance(sample, dict) and 'inputs' not in sample:
+            raise UserError("the data set's pipeline makes no inputs for the model; its last step is "
+                            "dict(type='PackDetInputs')")
+        return sample
+
+
+def _name(dataset, index: int) -> str:
+    """The file of a sample where the data set knows it, else its number."""
+    with contextlib.suppress(Exception):
+        info = dataset.get_data_info(index)
+        return str(info.get('img_path') or info['file_name'])
+    return f'sample {index} of {type(dataset).__name__}'
 
 
 def install(loader: DataLoader, seed: int) -> DataLoader:

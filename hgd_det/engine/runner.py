@@ -4,52 +4,67 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import gc
 import inspect
+import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from mmdet import registry
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS, Registry
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import distributed
 
+from hgd_det.engine.faults import run_errors
 from hgd_det.engine.guard import guard_mmengine
+from hgd_det.engine.mistakes import check_config, need_model, user_errors
 from hgd_det.engine.replay import ReplayRunner
-from hgd_det.errors import UserError
-from hgd_det.paths import find_config
+from hgd_det.errors import UserError, near
+from hgd_det.paths import find_config, read_config
 
 # top-level names that are read from a config; any other is a variable its own lines have used up
 READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg', 'compile',
         'sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval',
         'custom_imports', 'tta_model', 'tta_pipeline', 'input_size', 'generations'}
+# what starts the processes of a data-parallel job, and the variable it tells each its number by
+LAUNCHERS = {'pytorch': ('torchrun', 'RANK'), 'slurm': ('srun', 'SLURM_PROCID'),
+             'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK')}
 
 
 def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None) -> Config:
     """A config by its path (see `find_config`), changed by `key=value` options."""
     path = find_config(path)
-    try:
-        cfg = Config.fromfile(str(path))
-    except Exception as error:  # a config is the user's program: whatever it raises is theirs
-        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    cfg = read_config(path)
+    _check_names(cfg, path)
+    change(cfg, options, path)
+    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path))
+    return cfg
+
+
+def change(cfg: Config, options: Sequence[str] | Mapping | None, path: str | Path) -> None:
+    """Apply `key=value` options to a config, which came from this file."""
     options = parse_options(options)
     for key in options:
         note_option(cfg, key)
     try:
         cfg.merge_from_dict(options)
-    except (KeyError, TypeError, AssertionError) as error:
+    except (KeyError, TypeError, AssertionError, AttributeError, ValueError) as error:
         raise UserError(f'--cfg-options {" ".join(options)} does not fit the config {path}: '
                         f'{error}') from error
-    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path))
-    return cfg
+
+
+def _check_names(cfg: Config, path: Path) -> None:
+    """Refuse a top-level name that is nearly one that is read: mmengine would take it for a variable."""
+    for name in cfg.keys() - READ:
+        if (meant := near(name, READ, 1, 0.85)) and not name.endswith('_pipeline'):
+            raise UserError(f'config {path}: nothing reads {name!r}; did you mean {meant[0]!r}? (Give a '
+                            'variable of your own another name)')
 
 
 def default_work_dir(config: Path) -> Path:
@@ -88,12 +103,12 @@ def note_option(cfg: Config, key: str) -> None:
         elif depth == 0 and part in READ:
             return  # a setting the config leaves at its default
         else:
-            near = _near(part, node if isinstance(node, Mapping) else ())
-            if not near and isinstance(node, Mapping) and 'type' in node:
+            names = near(part, node if isinstance(node, Mapping) else (), cutoff=0.6)
+            if not names and isinstance(node, Mapping) and 'type' in node:
                 return  # an argument its class may well have; if not, building it will say so
-            meant = '.'.join([*parts[:depth], *near[:1], *parts[depth + 1:]])
+            meant = '.'.join([*parts[:depth], *names[:1], *parts[depth + 1:]])
             warn(f'--cfg-options {key}: the config has no {".".join(parts[:depth + 1])}, it is '
-                 'added' + (f'; did you mean {meant}?' if near else ''))
+                 'added' + (f'; did you mean {meant}?' if names else ''))
             return
     if len(parts) == 1 and key not in READ:
         uses = [where for where, value in _leaves(cfg._cfg_dict) if _made_of(value, node)]
@@ -124,6 +139,7 @@ def warn(message: str) -> None:
 
 def plain(cfg: Config) -> Config:
     """A copy of the config that builds the detector alone: of a distiller, its student."""
+    need_model(cfg)
     cfg = cfg.copy()
     if cfg.model.get('type') == 'Distiller':
         student = ConfigDict(cfg.model.student)
@@ -144,6 +160,7 @@ def build_runner(cfg: Config) -> Runner:
     import hgd_det.engine.progress
     import hgd_det.registered  # noqa: F401
 
+    check_config(cfg)
     setup_cache_size_limit_of_dynamo()
     guard_mmengine()
     _join_processes(cfg)
@@ -155,8 +172,8 @@ def build_runner(cfg: Config) -> Runner:
     cfg.default_hooks = hooks
     own = cfg.get('custom_hooks') or []
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
-    cfg.custom_hooks = [*own, *watch, dict(type='DataIdentityHook'), dict(type='StopHook'),
-                        dict(type='ProgressHook')]
+    cfg.custom_hooks = [*own, *watch, dict(type='ClassesHook'), dict(type='DataIdentityHook'),
+                        dict(type='EqualStepsHook'), dict(type='StopHook'), dict(type='ProgressHook')]
     _forget_visualizers()
     with user_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ReplayRunner.from_cfg(cfg)
@@ -174,14 +191,15 @@ def _forget_visualizers(kind: type = Visualizer) -> None:
 
 def _join_processes(cfg: Config) -> None:
     """mmengine takes a GPU per process for granted; processes without one speak over gloo."""
-    if cfg.get('launcher', 'none') != 'pytorch' or get_device() != 'cpu':
+    launcher = cfg.get('launcher') or 'none'
+    starter, variable = LAUNCHERS.get(launcher, ('', ''))
+    if variable and variable not in os.environ:
+        raise UserError(f'--launcher {launcher} needs {starter} to start it ({variable} is not set); see '
+                        'tools/dist_train.sh')
+    if launcher != 'pytorch' or get_device() != 'cpu':
         return
     if not distributed.is_initialized():
-        try:
-            distributed.init_process_group('gloo')
-        except ValueError as error:
-            raise UserError(f'--launcher pytorch needs torchrun to start it ({error}); see '
-                            'tools/dist_train.sh') from error
+        distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                  broadcast_buffers=False,
                                  find_unused_parameters=cfg.get('find_unused_parameters', False))
@@ -196,43 +214,9 @@ def orderly_end() -> Iterator[None]:
     circular references of the runner keep. After an error nobody is waited for, as the others may
     wait for this process; the launcher ends them.
     """
-    yield
+    with run_errors():
+        yield
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
     gc.collect()  # the runner, and with it the group's threads and the data loaders' workers
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Mistakes in a config that mmengine finds while it builds from it, as `UserError`."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f'{error.filename or error} does not exist. Paths in configs count from '
-                        'the working folder; change them with --cfg-options') from error
-    except KeyError as error:
-        found = re.search(r'(\w+) is not in the (?:\S+::)?([\w ]+?) registry', str(error))
-        if not found:
-            raise
-        near = _near(found[1], _registered(found[2]))
-        raise UserError(f'the config asks for the {found[2]} {found[1]!r}, which does not exist'
-                        + (f'; near names: {", ".join(near)}' if near else '')) from error
-    except TypeError as error:
-        found = re.search(r'(\w+)\.__init__\(\) ((?:got an unexpected|missing \d+ required).*)',
-                          str(error))
-        if not found:
-            raise
-        raise UserError(f'the config of {found[1]} is wrong: it {found[2]}') from error
-
-
-def _registered(kind: str) -> list[str]:
-    levels = [value for value in vars(registry).values()
-              if isinstance(value, Registry) and value.name == kind]
-    levels += [level.parent for level in levels if level.parent]
-    return [name for level in levels for name in level.module_dict]
-
-
-def _near(word: str, names: Iterable[str]) -> list[str]:
-    known = {str(name).lower(): str(name) for name in names}
-    return [known[name] for name in difflib.get_close_matches(word.lower(), known, n=3)]

@@ -75,7 +75,7 @@ def test_on_sound_data_voc_folder_equals_mmdets_dataset(root, options):
 def test_the_dataset_type_is_vocs_only_with_vocs_own_classes(root, tmp_path, year):
     if year != 'VOC2007':
         (root / 'VOC2007').rename(root / year)
-    add = dict(data_root=str(root), ann_file=f'{year}/ImageSets/Main/test.txt', pipeline=[],
+    add = dict(data_root=str(root), ann_file=f'{year}/ImageSets/Main/test.txt', pipeline=[], test_mode=True,
                data_prefix=dict(sub_data_root=f'{year}/'))
     assert VOCFolder(metainfo=shapes.metainfo(), **add).metainfo['dataset_type'] is None
     own = VOCFolder(metainfo=dict(classes=sources.VOC_CLASSES), **add)
