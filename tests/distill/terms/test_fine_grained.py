@@ -175,7 +175,7 @@ def test_gradcheck():
 def test_without_objects_or_with_ignored_ones_only_it_costs_exactly_nothing(anchors):
     term, student = set_up(anchors=anchors), maps(2)
     lesson = lesson_of(student, maps(3), [[], []])
-    lesson._samples[0].ignored_instances.bboxes = torch.tensor(BOXES[0])
+    lesson.samples[0].ignored_instances.bboxes = torch.tensor(BOXES[0])
     out = term(lesson)
     out['loss'].backward()
     assert out['loss'].item() == 0 and out['cells'].item() == 0

@@ -121,7 +121,7 @@ def test_saturated_maps_in_any_precision_stay_finite(dtype):
 
 def test_it_reads_neither_boxes_nor_heads():
     lesson = make_lesson(maps(3, batch=1), maps(4, batch=1))
-    lesson._samples = [None]
+    lesson.samples = [None]
     assert set_up()(lesson)['loss'] > 0
 
 

@@ -186,7 +186,7 @@ def test_maps_below_four_cells_are_left_out():
 
 def test_it_reads_neither_boxes_nor_heads():
     lesson = make_lesson(maps(3, batch=1), maps(5, batch=1))
-    lesson._samples = [None]
+    lesson.samples = [None]
     assert set_up()(lesson)['loss'] > 0
 
 
