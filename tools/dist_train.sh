@@ -8,14 +8,8 @@ set -euo pipefail
 [ $# -ge 2 ] || { sed -n 's/^# \?//; 2,6p' "$0" >&2; exit 2; }
 config=$1 processes=$2
 shift 2
-address=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
-if [ "${MAX_RESTARTS:-0}" = 0 ]; then
-    meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="$address" --master_port="$port")
-else
-    # the plain meeting would hand the addresses of the dead processes to those of the next start
-    meeting=(--rdzv_backend=c10d --rdzv_endpoint="$address:$port" --rdzv_id=hgd_det
-             --max_restarts="$MAX_RESTARTS")
-fi
 exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --nproc_per_node="$processes" "${meeting[@]}" \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    --max_restarts="${MAX_RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"

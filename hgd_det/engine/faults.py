@@ -15,7 +15,7 @@ from hgd_det.errors import RunError, UserError
 
 # a full disk, a quota, a limit on the size of files
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-LOST = re.compile(r'[^:]*: (?:Connection (?:reset|closed) by peer|Broken pipe)|remote process exited')
+LOST = re.compile('Connection (reset|closed) by peer|connectFullMesh failed|remote process exited')
 DATA_WORKER = re.compile(r'DataLoader worker \(pid.*?\) (?:is killed by signal: \w+|exited unexpectedly)')
 AGAIN = 'The same command with --resume goes on from the newest checkpoint'
 
@@ -34,7 +34,7 @@ def run_errors() -> Iterator[None]:
         texts = [str(cause) for cause in _chain(error)]
         # whoever lost the others is told to stop, data workers and all: that comes second
         if found := _first(LOST, texts):
-            raise RunError(f'another process of the job is gone ({found.strip()}). Its own output says why; '
+            raise RunError(f'another process of the job is gone ({found}). Its own output says why; '
                            f'if it was killed, torchrun names the signal. {AGAIN}; MAX_RESTARTS=N before '
                            'tools/dist_train.sh makes it do so by itself') from error
         if found := _first(DATA_WORKER, texts):

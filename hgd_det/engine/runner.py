@@ -16,6 +16,7 @@ import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
+from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
@@ -196,10 +197,19 @@ def _join_processes(cfg: Config) -> None:
     if variable and variable not in os.environ:
         raise UserError(f'--launcher {launcher} needs {starter} to start it ({variable} is not set); see '
                         'tools/dist_train.sh')
-    if launcher != 'pytorch' or get_device() != 'cpu':
+    if launcher != 'pytorch':
         return
-    if not distributed.is_initialized():
-        distributed.init_process_group('gloo')
+    cpu, start = get_device() == 'cpu', os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if not distributed.is_initialized() and (cpu or start != '0'):
+        # a restarting torchrun keeps its store, and in it the addresses of the processes that died
+        store, rank, size = next(distributed.rendezvous('env://'))
+        options = dict(store=distributed.PrefixStore(f'start {start}', store), rank=rank, world_size=size)
+        if cpu:
+            distributed.init_process_group('gloo', **options)
+        else:
+            init_dist(launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}), **options)
+    if not cpu:
+        return
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                  broadcast_buffers=False,
                                  find_unused_parameters=cfg.get('find_unused_parameters', False))
