@@ -4,8 +4,12 @@ Importing the package is cheap (no torch): it only makes `import mmdet.models` w
 installed without its compiled operators, see `hgd_det.compat`.
 """
 
+import os
+
 from hgd_det import compat
 
 __version__ = '0.1.0'
 
+# OpenCV reads it once, when it is imported: a picture that claims more is not decoded (its own bound: 2^30)
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
 compat.install()

@@ -18,7 +18,7 @@ import struct
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from hgd_det.errors import UserError
+from hgd_det.paths import unsafe
 from hgd_det.safe_types import called, safe_types
 
 TRUST_HINT = ('Nothing in it was executed. If you know where the file comes from and trust its '
@@ -42,6 +43,10 @@ def trust_checkpoints(on: bool) -> None:
     """What `load` does where `trust` is not given: the command line's `--trust-checkpoint`."""
     global _trusted
     _trusted = on
+
+
+def trusted() -> bool:
+    return _trusted
 
 
 def load(path: str | os.PathLike, *, trust: bool | None = None, map_location='cpu') -> dict:
@@ -72,7 +77,7 @@ def _load_torch(path: Path, trust: bool, map_location):
     size = f'{path.stat().st_size:,} bytes'
     with open(path, 'rb') as file:
         if file.read(2) == b'PK':
-            _check_zip(path, size)
+            _check_zip(path)
     try:
         with safe_types(), warnings.catch_warnings():
             warnings.simplefilter('ignore', FutureWarning)
@@ -80,7 +85,7 @@ def _load_torch(path: Path, trust: bool, map_location):
     except UserError as error:  # from the stand-ins of `safe_types`
         raise UserError(f'checkpoint {path} was refused: {error}. {TRUST_HINT}') from None
     except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, LookupError,
-            TypeError, AttributeError, AssertionError, ImportError, struct.error) as error:
+            TypeError, AttributeError, AssertionError, ImportError, MemoryError, struct.error) as error:
         # a damaged or hostile pickle can fail inside the unpickler in any of these ways
         text = str(error)
         if found := (re.search(r'GLOBAL ([\w.]+)', text)
@@ -100,28 +105,42 @@ def _load_torch(path: Path, trust: bool, map_location):
                         f'not a checkpoint of PyTorch ({reason[0][:200]}). {AGAIN}') from error
 
 
-def _check_zip(path: Path, size: str) -> None:
-    """Name truncation, damage (by each part's checksum) and other archives before torch sees it."""
+def _check_zip(path: Path) -> None:
+    """Name truncation, damage and other archives before torch sees it."""
+    names = check_archive(path)
+    if not any(name.endswith('/data.pkl') for name in names):
+        raise UserError(f'{path} is a zip archive, but not a checkpoint of PyTorch (no data.pkl inside)')
+    if any(name.endswith('/constants.pkl') for name in names):
+        raise UserError(f'{path} is a TorchScript program, not a checkpoint; give the weights it was made '
+                        'from')
+
+
+def check_archive(path: Path) -> list[str]:
+    """The members' names of a zip archive that is sound: whole, as torch writes them, and no larger unpacked
+    than it is."""
+    size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [member.filename for member in archive.infolist()]
-            if not any(name.endswith('/data.pkl') for name in names):
-                raise UserError(f'{path} is a zip archive, but not a checkpoint of PyTorch (no '
-                                'data.pkl inside)')
-            if any(name.endswith('/constants.pkl') for name in names):
-                raise UserError(f'{path} is a TorchScript program, not a checkpoint; give the '
-                                'weights it was made from')
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 # torch.save never compresses; a small compressed file could unpack to any size
                 raise UserError(f'{path} is a compressed archive; checkpoints are not compressed, '
                                 'unpack it first')
+            if sum(member.file_size for member in members) > size:
+                raise UserError(f'{path} claims to hold more than its {size:,} bytes: parts of it overlap')
+            if escaping := next(filter(unsafe, names), None):
+                raise UserError(f'{path} was refused: its part {escaping!r} lies outside of it')
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise UserError(f'{path} was refused: it holds {twice[0]!r} twice')
             if broken := archive.testzip():
-                raise UserError(f'checkpoint {path} ({size}) is damaged: wrong checksum in its '
+                raise UserError(f'checkpoint {path} ({size:,} bytes) is damaged: wrong checksum in its '
                                 f'part {broken!r}. {AGAIN}')
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError,
             struct.error) as error:
-        raise UserError(
-            f'checkpoint {path} ({size}) is truncated or damaged: {error}. {AGAIN}') from error
+        raise UserError(f'checkpoint {path} ({size:,} bytes) is truncated or damaged: {error}. '
+                        f'{AGAIN}') from error
+    return names
 
 
 def _load_safetensors(path: Path) -> dict:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from hgd_det.errors import UserError, near
@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ('.py', '.yml', '.yaml', '.json')
+
+
+def unsafe(name: str) -> bool:
+    """Would `name`, joined to a folder, leave it?"""
+    windows = PureWindowsPath(name)
+    return (PurePosixPath(name).is_absolute() or bool(windows.drive) or bool(windows.root)
+            or '..' in windows.parts or '\0' in name)
 
 
 def find_config(path: str | Path) -> Path:

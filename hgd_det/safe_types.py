@@ -75,7 +75,7 @@ def _scalar(dtype: np.dtype, data) -> np.generic:
 def called(path: Path) -> str | None:
     """The first type or function that a bare pickle names; its opcodes are read, not run."""
     strings = []
-    with contextlib.suppress(ValueError, OSError, IndexError), open(path, 'rb') as file:
+    with contextlib.suppress(ValueError, OSError, IndexError, MemoryError), open(path, 'rb') as file:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == 'GLOBAL':
                 return argument.replace(' ', '.')

@@ -158,8 +158,12 @@ def test_every_truncation_is_noticed(tmp_path):
 def test_other_archives_and_other_contents_are_told_apart(tmp_path):
     path = tmp_path / 'x.pth'
     with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('../../escape.txt', 'x')
+        archive.writestr('notes.txt', 'x')
     with pytest.raises(UserError, match='no data.pkl'):
+        load(path)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('../../data.pkl', 'x')
+    with pytest.raises(UserError, match='lies outside'):
         load(path)
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('x/data.pkl', bytes(1 << 20))

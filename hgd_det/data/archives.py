@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hgd_det.errors import UserError
-
-from .voc import unsafe
+from hgd_det.paths import unsafe
 
 MAX_FILES = 500_000
 MAX_BYTES = 64 << 30

@@ -7,8 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hgd_det.paths import unsafe
+
 from .findings import Finding
-from .voc import judge, unsafe
+from .voc import judge
 
 
 @dataclass

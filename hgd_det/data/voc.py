@@ -4,8 +4,10 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from xml.parsers import expat
+
+from hgd_det.paths import unsafe
 
 MAX_XML = 16 << 20
 TOLERANCE = 1.  # pixels a box may reach out of the image: rounding, or another counting base
@@ -130,13 +132,6 @@ def judge(box, size) -> str | None:
 def mmdet_box(box) -> list[int]:
     """The numbers mmdet trains on: whole, and counted from 0."""
     return [int(value) - 1 for value in box]
-
-
-def unsafe(name: str) -> bool:
-    """Would `name`, joined to a folder, leave it?"""
-    windows = PureWindowsPath(name)
-    return (PurePosixPath(name).is_absolute() or bool(windows.drive) or bool(windows.root)
-            or '..' in windows.parts or '\0' in name)
 
 
 def read_list(path: Path):

@@ -160,7 +160,6 @@ def _cut(settings: Settings, anchors: int, classes: int) -> str:
     return '\n'.join(lines)
 
 
-def read_meta(session) -> dict:
-    """What `write` noted in the file, from an onnxruntime session; {} for files of other origin."""
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    return json.loads(text) if text else {}
+def read_note(session) -> str:
+    """What `write` noted in the file, as JSON, from an onnxruntime session; '' for files of other origin."""
+    return session.get_modelmeta().custom_metadata_map.get(KEY, '')

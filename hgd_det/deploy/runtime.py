@@ -124,13 +124,9 @@ class ProgramModel(Model):
     kind = 'torch.export'
 
     def __init__(self, path: Path):
-        import torch
-        extra = {'hgd_det.json': ''}
-        try:
-            program = torch.export.load(path, extra_files=extra)
-        except Exception as error:  # the format's reader raises many types on damaged files
-            raise UserError(f'{path} is not a program written by torch.export: {error}') from None
-        self.meta = json.loads(extra['hgd_det.json'] or '{}')
+        from hgd_det.deploy.program_file import load
+        program, note = load(path)
+        self.meta = _parsed(note, path)
         super().__init__(path, *_noted(self.meta, path))
         self.module = program.module()
 
@@ -149,7 +145,7 @@ class OnnxModel(Model):
             import onnxruntime
         except ImportError:
             raise UserError(f'{path} needs the onnxruntime package: pip install onnxruntime') from None
-        from hgd_det.deploy.onnx_file import read_meta
+        from hgd_det.deploy.onnx_file import read_note
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -158,7 +154,7 @@ class OnnxModel(Model):
             self.session = onnxruntime.InferenceSession(str(path), options, ['CPUExecutionProvider'])
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise UserError(f'{path} cannot be run by onnxruntime: {error}') from None
-        self.meta = read_meta(self.session)
+        self.meta = _parsed(read_note(self.session), path)
         self.with_nms = len(self.session.get_outputs()) == 3
         super().__init__(path, *_noted(self.meta, path))
 
@@ -194,10 +190,22 @@ def open_model(path: str | Path, config: str | Path | None = None, options: Sequ
     return TorchModel(load_student(path, config, options))
 
 
+def _parsed(note: str, path: Path) -> dict:
+    """What the export wrote into the file; {} for files of other origin."""
+    try:
+        meta = json.loads(note or '{}')
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: what hgd-det export noted in it is damaged: {error}') from None
+    return meta if isinstance(meta, dict) else {}
+
+
 def _noted(meta: Mapping, path: Path) -> tuple[list[str], list[int], Settings]:
     """Classes, input size and settings."""
     if not {'classes', 'input_size', 'settings'} <= meta.keys():
         raise UserError(f'{path} does not say which classes and input size it has: it was not written '
                         'by hgd-det export')
-    settings = dict(meta['settings'], levels=tuple(meta['settings']['levels']))
-    return meta['classes'], meta['input_size'], Settings(**settings)
+    try:
+        settings = dict(meta['settings'], levels=tuple(meta['settings']['levels']))
+        return list(map(str, meta['classes'])), list(map(int, meta['input_size'])), Settings(**settings)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f'{path}: what hgd-det export noted in it is damaged: {error!r}') from None

@@ -1,10 +1,12 @@
 """The ONNX file computes what the graph computes, and what mmdet does after it."""
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from hgd_det.deploy.graph import DetectorGraph
-from hgd_det.deploy.onnx_file import OPSET, program, read_meta, write
+from hgd_det.deploy.onnx_file import OPSET, program, read_note, write
 from hgd_det.deploy.postprocess import Settings, detections
 from hgd_det.testing import make_student, tiny_ssd
 
@@ -90,4 +92,4 @@ def test_only_standard_operators_and_a_stated_opset(made):
 
 def test_the_file_knows_what_it_is(made):
     session = onnxruntime.InferenceSession(str(made[2] / 'raw.onnx'))
-    assert read_meta(session) == dict(classes=['a', 'b', 'c'])
+    assert json.loads(read_note(session)) == dict(classes=['a', 'b', 'c'])
