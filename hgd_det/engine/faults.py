@@ -10,6 +10,7 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from torch import distributed
 
 from hgd_det.errors import RunError, UserError
 
@@ -25,15 +26,14 @@ def run_errors() -> Iterator[None]:
     """Faults of the machine as one message each."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise RunError(f'{error.filename or "a file"} could not be written: {error.strerror}. The '
-                       f'checkpoints of before are intact. Free space. {AGAIN}') from error
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise RunError(f'{error.filename or "a file"} could not be written: {error.strerror}. The '
+                           f'checkpoints of before are intact. Free space. {AGAIN}') from error
         texts = [str(cause) for cause in _chain(error)]
-        # whoever lost the others is told to stop, data workers and all: that comes second
-        if found := _first(LOST, texts):
+        # whoever lost the others is told to stop, data workers and all: that comes second. Alone, a reset
+        # connection is that to a data worker
+        if distributed.is_initialized() and (found := _first(LOST, texts)):
             raise RunError(f'another process of the job is gone ({found}). Its own output says why; '
                            f'if it was killed, torchrun names the signal. {AGAIN}; MAX_RESTARTS=N before '
                            'tools/dist_train.sh makes it do so by itself') from error
