@@ -21,14 +21,14 @@ def detector(config, checkpoint):
     from mmengine.registry import init_default_scope
 
     import hgd_det.registered  # noqa: F401
-    from hgd_det import checkpoint as checkpoints
+    from hgd_det.checkpoint import load
     from hgd_det.engine.runner import load_config, plain
+    from hgd_det.weights import load_into, student_state_dict
 
     cfg = plain(load_config(config))
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model)
-    weights = checkpoints.student_state_dict(checkpoints.load(checkpoint))
-    checkpoints.load_into(model, weights, what=checkpoint)
+    load_into(model, student_state_dict(load(checkpoint)), what=checkpoint)
     return cfg, model.eval()
 
 

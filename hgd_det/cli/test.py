@@ -55,10 +55,11 @@ def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
     """
     from mmengine.model import is_model_wrapper
 
-    from hgd_det.checkpoint import class_names, load, load_into, student_state_dict
+    from hgd_det.checkpoint import load
     from hgd_det.deploy.evaluate import compare_names
     from hgd_det.engine.runner import build_runner, plain, user_errors
     from hgd_det.errors import UserError
+    from hgd_det.weights import class_names, load_into, student_state_dict
 
     cfg = plain(cfg)
     if not cfg.get('test_dataloader'):

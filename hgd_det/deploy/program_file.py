@@ -45,37 +45,43 @@ def load(path: Path) -> tuple[torch.export.ExportedProgram, str]:
 
 def _examined(path: Path) -> io.BytesIO:
     """A new archive of the members, each of which is known and harmless."""
-    def refuse(what):
-        raise UserError(f'program {path} was refused: {what}. {TRUST_HINT}')
-
     with open(path, 'rb') as file:
         if file.read(2) != b'PK':
             raise UserError(f'{path} is not a program written by torch.export: not an archive')
-    check_archive(path)
+    check_archive(path, _known_members)
     copy = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, 'w') as new:
-        roots = {name.partition('/')[0] for name in archive.namelist()}
-        if len(roots) != 1:
-            refuse(f'it has the folders {", ".join(sorted(roots))}, not one')
         for name in archive.namelist():
             inner, content = name.partition('/')[2], archive.read(name)
-            if not MEMBERS.fullmatch(inner):
-                refuse(f'it contains {name}, which is no part of an exported detector')
             try:
                 if inner.endswith('.pt'):
                     torch.load(io.BytesIO(content), weights_only=True)
                 elif inner.endswith('.json') and not inner.startswith('extra/'):
                     _examine(json.loads(content))
             except _Foreign as found:
-                refuse(f'its {inner} asks for {found}')
+                raise _refusal(path, f'its {inner} asks for {found}') from None
             except (ValueError, RecursionError) as error:
                 raise UserError(f'program {path} is damaged: {inner}: {error}') from None
             except Exception as error:  # the unpickler's refusal, or any of the ways a damaged file fails
                 named = re.search(r'GLOBAL ([\w.]+)', str(error))
-                refuse(f'its {inner} contains {named[1] if named else "more than tensors"}')
+                what = named[1] if named else 'more than tensors'
+                raise _refusal(path, f'its {inner} contains {what}') from None
             new.writestr(name, content)
     copy.seek(0)
     return copy
+
+
+def _known_members(path: Path, names: list[str]) -> None:
+    for name in names:
+        if not MEMBERS.fullmatch(name.partition('/')[2]):
+            raise _refusal(path, f'it contains {name}, which is no part of an exported detector')
+    roots = {name.partition('/')[0] for name in names}
+    if len(roots) != 1:
+        raise _refusal(path, f'it has the folders {", ".join(sorted(roots))}, not one')
+
+
+def _refusal(path: Path, what: str) -> UserError:
+    return UserError(f'program {path} was refused: {what}. {TRUST_HINT}')
 
 
 class _Foreign(Exception):

@@ -11,11 +11,12 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 import hgd_det.registered  # noqa: F401  what configs name
-from hgd_det.checkpoint import class_names, load, load_into, peer_state_dict, student_state_dict
+from hgd_det.checkpoint import load
 from hgd_det.deploy import literal
 from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
+from hgd_det.weights import class_names, load_into, peer_state_dict, student_state_dict
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from hgd_det import checkpoint as checkpoints
+from hgd_det import weights
 from hgd_det.errors import UserError
 from hgd_det.paths import read_config
 
@@ -79,9 +80,9 @@ class Teacher:
             if self.sha256 and not self.digest.startswith(self.sha256):
                 raise UserError(f'teacher {self.checkpoint}: sha256 is {self.digest}, wanted '
                                 f'{self.sha256}; this is another file')
-            checkpoints.load_into(self.detector, checkpoints.student_state_dict(content),
+            weights.load_into(self.detector, weights.student_state_dict(content),
                                   what=f'teacher {self.checkpoint} for {self.name}')
-            self.classes = checkpoints.class_names(content)
+            self.classes = weights.class_names(content)
         self.detector.eval().requires_grad_(False)
         self.loaded = True
 

@@ -19,8 +19,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from hgd_det.checkpoint import atomic_write, compare
+from hgd_det.checkpoint import atomic_write
 from hgd_det.errors import RunError, UserError
+from hgd_det.weights import compare
 
 
 @register_backend('atomic', force=True)

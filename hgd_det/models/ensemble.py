@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads import AnchorHead
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from hgd_det.checkpoint import load, load_into, newest_intact, student_state_dict
+from hgd_det.checkpoint import load, newest_intact
 from hgd_det.errors import UserError
-from hgd_det.paths import find_config
+from hgd_det.paths import read_config
+from hgd_det.weights import load_into, student_state_dict
 
 
 @MODELS.register_module()
@@ -117,7 +118,7 @@ def _shift(logs: Sequence[Tensor]) -> Tensor:
 def _build(member: Mapping) -> nn.Module:
     config = member['config']
     if isinstance(config, (str, Path)):
-        config = Config.fromfile(find_config(config))
+        config = read_config(config)
     detector = MODELS.build(ConfigDict(config.get('model', config)))
     if not isinstance(getattr(detector, 'bbox_head', None), AnchorHead):
         raise UserError(f'Ensemble: {type(detector).__name__} is no detector with one head on anchors; give '

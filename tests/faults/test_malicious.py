@@ -235,7 +235,7 @@ HOSTILE_PROGRAMS = {
         lambda members: members | {'data/sample_inputs/model.pt': pickled(Call(os.mkdir, 'hit'))},
         'posix.mkdir'),
     'a library': (lambda members: members | {'data/aotinductor/model/model.so': b'\x7fELF'}, 'model.so'),
-    'a path that escapes': (lambda members: members | {'../../../hit': b''}, 'lies outside'),
+    'a path that escapes': (lambda members: members | {'../../../hit': b''}, '../../../hit'),
     'an operator that is a shell': (node(target='torch.hub.os.system'), 'torch.hub.os.system'),
     'an operator that reads files': (node(target='torch.ops.aten.from_file.default'), 'from_file'),
     'an operator that is an import': (node(target='torch.hub.sys.modules.__getitem__'), 'torch.hub.sys'),
