@@ -1,11 +1,11 @@
 # Everything happens in .venv, which each target makes when it is not there.
-#   make setup | demo | test | test-classic | test-faults | lint | clean
+#   make setup | demo | test | test-classic | test-faults | browser | lint | clean
 # PYTHON=python3.12 chooses another interpreter, TORCH_INDEX= another source of torch.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-classic test-faults lint clean
+.PHONY: setup demo test test-classic test-faults browser lint clean
 
 # 3.11 is the tested one; then whatever fits.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
@@ -26,7 +26,8 @@ INSTALL := install --progress-bar off --only-binary :all: --no-binary $(SOURCES)
 # the CPU wheels that PyTorch's installation page gives.
 TORCH_INDEX ?=
 MARKS ?= not slow and not gpu
-STEPS ?= 300
+# arguments of hgd-det demo, as DEMO='--seed 1 --work-dir work_dirs/demo1'
+DEMO ?=
 
 setup: $(STAMP)
 
@@ -65,16 +66,12 @@ $(STAMP): setup.py constraints.txt Makefile
 $(CLASSIC_STAMP): setup.py constraints.txt Makefile
 	$(call environment,$(CLASSIC))
 	$(CLASSIC)/bin/python $(PIP) $(INSTALL) mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 \
-		'setuptools<81' faster-coco-eval onnx onnxruntime onnxscript safetensors pytest tensorboard
+		'setuptools<81' faster-coco-eval onnx onnxruntime onnxscript safetensors pytest hypothesis tensorboard
 	$(CLASSIC)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	$(call headless,$(CLASSIC))
 
 demo: $(STAMP)
-	$(VENV)/bin/hgd-det data shapes data/shapes
-	$(VENV)/bin/python tools/train.py configs/shapes/teacher.py --work-dir work_dirs/demo_teacher \
-		--cfg-options train_cfg.max_iters=$(STEPS) train_cfg.val_interval=$(STEPS)
-	$(VENV)/bin/python tools/test.py configs/shapes/teacher.py \
-		work_dirs/demo_teacher/iter_$(STEPS).pth --json work_dirs/demo_teacher/result.json
+	$(VENV)/bin/hgd-det demo $(DEMO)
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -m '$(MARKS) and not classic'
@@ -87,6 +84,13 @@ lint: $(STAMP)
 
 test-faults: $(STAMP)
 	HGD_DET_FAULTS=50 $(VENV)/bin/python -m pytest tests/faults
+
+# What tests/report/test_browser.py opens the report in: Debian's Chromium, which needs root, and
+# playwright-core, which brings no browser of its own.
+browser:
+	@command -v node >/dev/null || { echo 'node is missing: apt-get install nodejs npm' >&2; exit 2; }
+	@command -v chromium chromium-browser google-chrome >/dev/null || apt-get install -y chromium
+	npm install --no-audit --no-fund --prefix .browser playwright-core@1
 
 clean:
 	rm -rf $(VENV) $(CLASSIC) build dist *.egg-info .pytest_cache .ruff_cache

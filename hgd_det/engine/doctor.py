@@ -59,16 +59,17 @@ def examine(cfg: Config, images: int = 64) -> Iterator[Finding]:
     yield from _disk(cfg, model, total)
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def spread(count: int, wanted: int) -> list[int]:
     """At most ``wanted`` of ``count`` indices, evenly spread."""
-    return sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(min(count, wanted))})
+    number = min(count, wanted)
+    return [round(i * (count - 1) / max(1, number - 1)) for i in range(number)]
 
 
 def _data(about: str, dataset, images: int) -> Iterator[Finding]:
     dataset.full_init()
     classes = dataset.metainfo.get('classes') or ()
     found, empty, unusable = Counter(), 0, []
-    looked = _spread(len(dataset), images)
+    looked = spread(len(dataset), images)
     for index in looked:
         sample = dataset.prepare_data(index)
         if sample is None:
@@ -130,7 +131,7 @@ def _teacher(model: Distiller, cfg: Config, test, images: int) -> Iterator[Findi
         return
     evaluator = Evaluator(cfg.val_evaluator)
     evaluator.dataset_meta = test.metainfo
-    looked = _spread(len(test), images)
+    looked = spread(len(test), images)
     for index in looked:
         batch = pseudo_collate([test[index]])
         evaluator.process(data_samples=teacher.detector.test_step(batch), data_batch=batch)
@@ -151,7 +152,7 @@ def _teacher(model: Distiller, cfg: Config, test, images: int) -> Iterator[Findi
 def _steps(model, cfg: Config, train, total: int) -> Iterator[Finding]:
     """A step of the size of a real one; of a distillation one for each time at which a term begins."""
     size = int(cfg.train_dataloader.get('batch_size', 1))
-    batch = pseudo_collate([train[i] for i in _spread(len(train), size)] * max(1, size // len(train)))
+    batch = pseudo_collate([train[i] for i in spread(len(train), size)] * max(1, size // len(train)))
     if torch.cuda.is_available():
         model.cuda()
     model.train()
