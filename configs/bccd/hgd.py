@@ -5,4 +5,4 @@ _base_ = './_base_/distill.py'
 
 model = dict(terms=dict(hgd=dict(
     type='HGD', distance='cosine', macro='variance', micro='gt_mask',
-    weight=30.0, warmup=0.05)))  # docs/experiments.md
+    weight=100.0, warmup=0.05)))  # docs/experiments.md
