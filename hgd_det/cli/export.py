@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust
+from hgd_det.cli._common import add_trust, at_least
 
 FORMATS = ('pth', 'safetensors', 'onnx', 'torch')
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--verify', metavar='DATA',
                         help="compare every form with the checkpoint on a folder's images, or on "
                              '"test", the test set of the config, then mAP too')
-    parser.add_argument('--limit', type=int, metavar='N', default=50,
+    parser.add_argument('--limit', type=at_least(1), metavar='N', default=50,
                         help='how many images of DATA are compared (50); mAP takes all')
     parser.add_argument('--bench', action='store_true',
                         help='time the forms beside the checkpoint (hgd-det bench does more)')
