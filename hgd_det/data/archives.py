@@ -1,9 +1,12 @@
 """Unpacks archives that may be hostile: only plain files, only below the target, only so much."""
 from __future__ import annotations
 
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from hgd_det.paths import unsafe
 MAX_FILES = 500_000
 MAX_BYTES = 64 << 30
 CHUNK = 1 << 20
+HEADER = 1 << 16  # bytes of a long name, or of other fields beside a tar's own
 
 
 def extract(archive: Path, into: Path, place: Callable[[str], str | None], *,
@@ -51,7 +55,7 @@ def extract(archive: Path, into: Path, place: Callable[[str], str | None], *,
                     raise UserError(f'{archive}: ends inside {name}; fetch it again')
                 count += 1
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError,
-            RuntimeError, ValueError) as error:
+            RuntimeError, ValueError, zlib.error, lzma.LZMAError, struct.error) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f'{archive} cannot be unpacked: {error}') from error
@@ -77,11 +81,24 @@ def _members(archive: Path):
                 if not info.is_dir():
                     yield info.filename, info.file_size, lambda info=info: packed.open(info)
         return
-    with tarfile.open(archive, 'r:*') as packed:
+    with tarfile.open(archive, 'r:*', tarinfo=_Member) as packed:
         for member in packed:
             if unsafe(member.name):
                 refuse(member.name, 'outside of the target')
-            if not (member.isreg() or member.isdir()):
-                refuse(member.name, 'a link or a device')
+            if member.issparse() or not (member.isreg() or member.isdir()):
+                refuse(member.name, 'a link, a device or a file with holes')
             if member.isreg():
                 yield member.name, member.size, lambda member=member: packed.extractfile(member)
+
+
+class _Member(tarfile.TarInfo):
+    """A tar's header, looked at before Python's reader takes its word for how much to read or skip."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        more = member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
+                               tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if member.size < 0 or (more and member.size > HEADER):
+            raise tarfile.ReadError(f'a header claims {member.size} bytes')
+        return member

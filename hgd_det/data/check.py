@@ -223,9 +223,9 @@ def _check_coco(source, classes, report, done, pool, workers, max_pixels, progre
             report.add(Finding('category_missing', source.listing.name,
                                repr(name) + hint(name, categories.values())))
     if classes is not None:
+        seen = Counter(thing[0] for entry in entries for thing in entry.objects)
         for name in sorted(set(categories.values()) - set(classes)):
-            times = sum(thing[0] == name for entry in entries for thing in entry.objects)
-            if times:
+            if times := seen[name]:
                 report.add(Finding('class_unknown', source.listing.name,
                                    repr(name) + hint(name, classes), times))
 

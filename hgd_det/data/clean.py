@@ -159,7 +159,11 @@ def _coco(out, number, one, keep, names, classes, written) -> list[str]:
     target = folder / source.listing.name
     if target.exists():
         target = folder / f'{number}-{source.listing.name}'
-    target.write_text(json.dumps(data))
+    try:
+        text = json.dumps(data)
+    except RecursionError:
+        return [f'cleaned {source.name}: its values are nested too deep to be written']
+    target.write_text(text)
     image_link(source.images, out / (source.images.name or 'images'))
     return [f'cleaned {source.name}: {images_gone} images and {boxes_gone} annotations left out, '
             f'{clipped} boxes clipped -> {target}']

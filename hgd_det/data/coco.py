@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import Repr
 
 from hgd_det.paths import unsafe
 
 from .findings import Finding
-from .voc import judge
+from .voc import MAX_PIXEL, judge
+
+_SHORT = Repr()  # of what came in a file: neither long nor deep
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 @dataclass
@@ -23,9 +26,11 @@ class Image:
     crowds: int = 0
 
 
-def _numbers(values, count: int) -> bool:
+def numbers(values, count: int, limit: int = MAX_PIXEL) -> bool:
+    """Is this a list of so many numbers, none infinite, undefined or beyond any image?"""
     return (isinstance(values, list) and len(values) == count
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values))
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= limit
+                    for v in values))
 
 
 def _key(value):
@@ -37,7 +42,7 @@ def load(path: Path):
     """`(data, findings)`; data is None when nothing can be made of the file."""
     where = path.name
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(path.read_text(encoding='utf-8'))  # bytes may be UTF-16: no COCO reader takes it
     except OSError as error:
         return None, [Finding('split_missing', where, str(error))]
     except (ValueError, RecursionError) as error:
@@ -65,21 +70,21 @@ def read(path: Path):
     for entry in data['categories']:
         if not isinstance(entry, dict) or _key(entry.get('id')) is None \
                 or not isinstance(entry.get('name'), str):
-            add('json_keys', 'categories', f'{entry}'[:100])
+            add('json_keys', 'categories', _SHORT.repr(entry))
         else:
             categories[entry['id']] = entry['name']
     images = {}
     for entry in data['images']:
         if not isinstance(entry, dict) or _key(entry.get('id')) is None \
                 or not isinstance(entry.get('file_name'), str):
-            add('json_keys', 'images', f'{entry}'[:100])
+            add('json_keys', 'images', _SHORT.repr(entry))
             continue
         where = f'image {entry["id"]}'
         if entry['id'] in images:
             add('id_duplicate', where, entry['file_name'])
             continue
         size = (entry.get('width'), entry.get('height'))
-        if not _numbers(list(size), 2):
+        if not numbers(list(size), 2):
             add('json_keys', where, 'width or height')
             size = None
         if unsafe(entry['file_name']):
@@ -95,7 +100,7 @@ def read(path: Path):
     for entry in data['annotations']:
         if not isinstance(entry, dict) or _key(entry.get('id')) is None \
                 or 'image_id' not in entry or 'category_id' not in entry:
-            add('json_keys', 'annotations', f'{entry}'[:100])
+            add('json_keys', 'annotations', _SHORT.repr(entry))
             continue
         where = f'annotation {entry["id"]}'
         if entry['id'] in seen_ids:
@@ -103,18 +108,18 @@ def read(path: Path):
         seen_ids.add(entry['id'])
         image = images.get(_key(entry['image_id']))
         if image is None:
-            add('annotation_orphan', where, f'image_id {entry["image_id"]}')
+            add('annotation_orphan', where, f'image_id {_SHORT.repr(entry["image_id"])}')
             continue
         where = f'{image.file_name} annotation {entry["id"]}'
         if _key(entry['category_id']) not in categories:
-            add('class_unknown', where, f'category_id {entry["category_id"]}')
+            add('class_unknown', where, f'category_id {_SHORT.repr(entry["category_id"])}')
             continue
         box = entry.get('bbox')
-        if not _numbers(box, 4) or not all(map(math.isfinite, box)):
-            add('coordinate_bad', where, f'bbox {box}')
+        if not numbers(box, 4):
+            add('coordinate_bad', where, f'bbox {_SHORT.repr(box)}')
             continue
-        if not _numbers([entry.get('area')], 1):
-            add('json_keys', where, f'area {entry.get("area")}')
+        if not numbers([entry.get('area')], 1, MAX_PIXEL ** 2):
+            add('json_keys', where, f'area {_SHORT.repr(entry.get("area"))}')
         image.crowds += bool(entry.get('iscrowd'))
         x, y, w, h = box
         corners = (x, y, x + w, y + h)
@@ -146,9 +151,10 @@ def clean(path: Path, keep: set, classes: list | None):
     images, files = {}, set()
     for entry in data['images']:
         if isinstance(entry, dict) and _key(entry.get('id')) is not None \
-                and entry.get('file_name') in keep and entry['id'] not in images \
+                and isinstance(entry.get('file_name'), str) and entry['file_name'] in keep \
+                and entry['id'] not in images \
                 and entry['file_name'] not in files \
-                and _numbers([entry.get('width'), entry.get('height')], 2):
+                and numbers([entry.get('width'), entry.get('height')], 2):
             images[entry['id']] = entry
             files.add(entry['file_name'])
     annotations, seen, clipped = [], set(), 0
@@ -156,7 +162,7 @@ def clean(path: Path, keep: set, classes: list | None):
         if not isinstance(entry, dict) or _key(entry.get('image_id')) not in images \
                 or _key(entry.get('category_id')) not in names \
                 or (classes is not None and names[entry['category_id']] not in classes) \
-                or not _numbers(entry.get('bbox'), 4):
+                or not numbers(entry.get('bbox'), 4):
             continue
         size = [images[entry['image_id']][key] for key in ('width', 'height')]
         x, y, w, h = entry['bbox']
@@ -170,7 +176,7 @@ def clean(path: Path, keep: set, classes: list | None):
             clipped += 1
         elif kind:
             continue
-        if not _numbers([entry.get('area')], 1):
+        if not numbers([entry.get('area')], 1, MAX_PIXEL ** 2):
             entry = dict(entry, area=w * h)
         same = (entry['image_id'], entry['category_id'], *entry['bbox'])
         if same not in seen:

@@ -21,8 +21,8 @@ from mmengine.logging import print_log
 
 from hgd_det.errors import UserError
 
-from . import images, voc
-from .findings import KINDS
+from . import coco, images, voc
+from .findings import KINDS, plain
 from .sources import VOC_CLASSES
 
 _EXAMPLES = 3
@@ -38,7 +38,7 @@ class _Counting:
         self.skipped[kind] += 1
         shown = self._shown.setdefault(kind, [])
         if len(shown) < _EXAMPLES:
-            shown.append(f'{where} {detail}'.strip())
+            shown.append(plain(f'{where} {detail}'.strip()))
 
     def _summary(self, count: int) -> None:
         if not self.skipped:
@@ -113,7 +113,8 @@ class VOCFolder(_Counting, XMLDataset):
         if img_path is None:
             return None
         try:
-            annotation = voc.parse(fileio.get(xml_path, backend_args=self.backend_args))
+            annotation = voc.read(Path(xml_path)) if self.backend_args is None else \
+                voc.parse(fileio.get(xml_path, backend_args=self.backend_args))
         except voc.AnnotationError as error:
             return self._skip(error.kind, name, error.detail)
         except OSError as error:
@@ -197,6 +198,9 @@ class CocoFolder(_Counting, CocoDataset):
 
     def parse_data_info(self, raw_data_info: dict):
         image = raw_data_info['raw_img_info']
+        if not coco.numbers([image['width'], image['height']], 2):
+            raise UserError(f'CocoFolder: {self.ann_file} gives {plain(repr(image["file_name"]))} no width '
+                            'and height that are numbers; `hgd-det data check` names every such image')
         kept = []
         for ann in raw_data_info['raw_ann_info']:
             kind = self._problem(ann, image)
@@ -210,12 +214,9 @@ class CocoFolder(_Counting, CocoDataset):
     def _problem(self, ann: dict, image: dict) -> str | None:
         if ann.get('category_id') not in self.cat_ids:
             return 'class_unknown'
-        try:
-            x, y, w, h = map(float, ann['bbox'])
-        except (KeyError, TypeError, ValueError):
+        if not coco.numbers(ann.get('bbox'), 4):
             return 'coordinate_bad'
-        if not np.isfinite([x, y, w, h]).all():
-            return 'coordinate_bad'
+        x, y, w, h = ann['bbox']
         if w < 0 or h < 0:
             return 'box_inverted'
         if w < 1 or h < 1 or ann.get('area', 1) <= 0:  # mmdet's own rule
@@ -232,7 +233,7 @@ class RobustLoadImage(LoadImageFromFile):
     Args:
         broken: `skip` for training: the dataset takes another image. `blank` for testing: an
             even grey image of the annotated size, whose objects then count as missed.
-        max_pixels: an image whose header claims more is broken, and not decoded.
+        max_pixels: an image whose header claims more, or tells no size, is broken, and not decoded.
     """
 
     def __init__(self, broken: str = 'skip', max_pixels: int = 100_000_000, **kwargs):
@@ -261,8 +262,7 @@ class RobustLoadImage(LoadImageFromFile):
             if self.broken == 'skip':
                 return None
             # What was annotated may be as wrong as the file.
-            height, width = (min(max(int(results.get(key) or 0), 1), 4096)
-                             for key in ('height', 'width'))
+            height, width = (int(min(max(1, results.get(key) or 1), 4096)) for key in ('height', 'width'))
             image = np.full((height, width, 3), 128, np.uint8)
         if self.to_float32:
             image = image.astype(np.float32)
@@ -274,7 +274,9 @@ class RobustLoadImage(LoadImageFromFile):
         data = fileio.get(path, backend_args=self.backend_args)
         facts = images.Facts()
         kind, *_, bomb = images.header(data, facts)
-        if bomb or (facts.stored and facts.stored[0] * facts.stored[1] > self.max_pixels):
+        if facts.stored is None and not bomb:
+            raise ValueError(KINDS['image_undecodable'][1])
+        if bomb or facts.stored[0] * facts.stored[1] > self.max_pixels:
             raise ValueError(bomb or f'claims {facts.stored[0]}x{facts.stored[1]} pixels')
         image = mmcv.imfrombytes(data, flag=self.color_type, backend=self.imdecode_backend)
         if image is None:
@@ -286,7 +288,7 @@ class RobustLoadImage(LoadImageFromFile):
     def _log(self, path: str, what: str) -> None:
         if path not in self._seen:
             self._seen.add(path)
-            print_log(f'{path} {what} ({self.count} broken so far)', logger='current', level=30)
+            print_log(f'{plain(path)} {what} ({self.count} broken so far)', logger='current', level=30)
 
     def __repr__(self) -> str:
         return super().__repr__()[:-1] + f', broken={self.broken!r})'

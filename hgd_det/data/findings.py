@@ -24,7 +24,7 @@ KINDS = {
     'xml_doctype': ('break', 'the annotation declares a DOCTYPE (entities could expand without '
                     'end); it was not parsed'),
     'xml_incomplete': ('break', 'a field that mmdet reads is missing or not a number'),
-    'coordinate_bad': ('break', 'a box coordinate is missing, not a number, or not finite'),
+    'coordinate_bad': ('break', 'a box coordinate is missing, not a number, or beyond any image'),
     'annotation_id_duplicate': ('break', 'two annotations share one id'),
     'image_cmyk': ('bias', 'CMYK: colours depend on the decoder'),
     'exif_rotated': ('bias', 'EXIF turns the image when loaded; the boxes were drawn on it unturned'
@@ -66,6 +66,15 @@ UNFIT = frozenset((
 SEVERITIES = ('break', 'bias', 'note')
 
 
+MOST = 300  # characters of a text from the data that is shown
+
+
+def plain(text: str) -> str:
+    """A text from the data as one line: cut short, and without what would steer a terminal."""
+    text = text if len(text) <= MOST else text[:MOST] + '...'
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Finding:
     kind: str
@@ -91,7 +100,7 @@ class Report:
         self.counts[finding.kind] += finding.times
         shown = self.examples.setdefault(finding.kind, [])
         if len(shown) < self.keep:
-            shown.append((finding.where, finding.detail))
+            shown.append((plain(finding.where), plain(finding.detail)))
 
     def count(self, severity: str) -> int:
         return sum(n for kind, n in self.counts.items() if KINDS[kind][0] == severity)
@@ -131,5 +140,5 @@ class Report:
 
 def _classes(counts: dict) -> str:
     top = sorted(counts.items(), key=lambda item: -item[1])
-    shown = ', '.join(f'{name} {n}' for name, n in top[:8])
+    shown = ', '.join(f'{plain(name)} {n}' for name, n in top[:8])
     return f'{len(top)} classes ({shown}{", ..." if len(top) > 8 else ""})'

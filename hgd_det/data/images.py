@@ -28,7 +28,7 @@ def find(folder: Path, name: str) -> Path | None:
     """The image `name` with any usual suffix, `.jpg` first."""
     for suffix in SUFFIXES:
         for spelling in (suffix, suffix.upper()):
-            if (path := folder / (name + spelling)).is_file():
+            if os.path.isfile(path := folder / (name + spelling)):  # False too where the name is too long
                 return path
     return None
 
@@ -62,6 +62,8 @@ def probe(path: Path, max_pixels: int) -> Facts:
         facts.problems.append((kind, detail))
         return facts
 
+    if not os.path.exists(path):  # nor could it where no file can have the name
+        return problem('image_missing', path.name)
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -69,26 +71,23 @@ def probe(path: Path, max_pixels: int) -> Facts:
         if size > MAX_BYTES:
             return problem('image_huge', f'{size} bytes')
         data = path.read_bytes()
-    except FileNotFoundError:
-        return problem('image_missing', path.name)
     except OSError as error:
         return problem('image_undecodable', str(error))
     if not data:
         return problem('image_undecodable', 'empty file')
     facts.digest = hashlib.blake2b(data, digest_size=16).digest()
     kind, mode, orientation, depth, bomb = header(data, facts)
-    pixels = facts.stored[0] * facts.stored[1] if facts.stored else 0
-    if bomb or pixels > max_pixels:
+    if bomb or (facts.stored and facts.stored[0] * facts.stored[1] > max_pixels):
         return problem('image_huge', bomb or f'{facts.stored[0]}x{facts.stored[1]}')
+    if facts.stored is None:  # OpenCV may know the format, and take as much memory as it claims to need
+        return problem('image_undecodable', 'no image, or of a format whose size cannot be read')
     shape = _decode(data)
     if shape is None:
         if truncated(data, kind):
             return problem('image_truncated', f'{len(data)} bytes of {kind}')
-        return problem('image_undecodable', 'not an image' if kind is None else f'broken {kind}')
+        return problem('image_undecodable', f'broken {kind}')
     facts.shown = (shape[1], shape[0])
     facts.rotated = orientation in range(2, 9)
-    if facts.stored is None:
-        facts.stored = facts.shown
     if truncated(data, kind):
         problem('image_truncated', f'{len(data)} bytes of {kind}')
     if kind and path.suffix.lower() not in _FORMATS.get(kind, (path.suffix.lower(),)):
@@ -117,7 +116,7 @@ def header(data: bytes, facts: Facts):
             return image.format, mode, _orientation(image), depth, ''
     except Image.DecompressionBombError as error:
         return None, None, 1, 8, str(error)
-    except Exception:  # unknown or broken header: decoding decides
+    except Exception:  # unknown or broken header; decoders raise many types
         return None, None, 1, 8, ''
 
 

@@ -237,6 +237,6 @@ def _count(kind: str, final: Path, part: Part, say) -> None:
     if not part.images or not _present(final, part):
         return
     mark = final / part.mark
-    count = len(mark.read_text().split()) if kind == 'voc' else sum(1 for _ in os.scandir(mark))
+    count = len(mark.read_bytes().split()) if kind == 'voc' else sum(1 for _ in os.scandir(mark))
     if count != part.images:
         say(f'{part.key}: {count} images; the published set has {part.images}')

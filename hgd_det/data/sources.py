@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,8 +102,7 @@ def _image_folder(root: Path, listing: Path) -> Path:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = []
     for place in places:
-        if any(isinstance(name, str) and '\0' not in name and (place / name).is_file()
-               for name in names):
+        if any(isinstance(name, str) and os.path.isfile(place / name) for name in names):
             return place
     return places[0]
 
@@ -113,9 +113,8 @@ def from_config(path: Path) -> list[Source]:
     config = read_config(path, import_custom_modules=False)
     found, other = [], []
     for part, role in (('train', 'trainval'), ('val', 'test'), ('test', 'test')):
-        loader = config.get(f'{part}_dataloader')
-        if loader:
-            _walk(loader.get('dataset', {}), role, part, found, other)
+        if loader := _take(config, f'{part}_dataloader', Mapping):
+            _walk(_take(loader, 'dataset', Mapping, {}), role, part, found, other)
     unique = {(s.form, s.role, s.listing, s.images): s for s in reversed(found)}
     if not unique:
         kinds = f' (found {", ".join(sorted(set(other)))})' if other else ''
@@ -126,38 +125,62 @@ def from_config(path: Path) -> list[Source]:
 
 def _walk(cfg, role: str, part: str, found: list, other: list) -> None:
     """Unwraps repeat, concat and class-balanced wrappers."""
-    inner = cfg.get('datasets') or ([cfg['dataset']] if cfg.get('dataset') else [])
+    inner = _take(cfg, 'datasets', list) or [one for one in [_take(cfg, 'dataset', Mapping)] if one]
     for one in inner:
+        if not isinstance(one, Mapping):
+            raise UserError(f'{part}_dataloader has {one!r} for a data set; write dict(type=..., ...)')
         _walk(one, role, part, found, other)
     if inner:
         return
     kind = cfg.get('type')
     kind = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
     kind = kind.split('.')[-1]
-    root = cfg.get('data_root') or ''
-    prefix = cfg.get('data_prefix') or {}
-    metainfo = cfg.get('metainfo') or {}
-    classes = metainfo.get('classes', DEFAULT_CLASSES.get(kind))
-    if isinstance(classes, str):  # mmengine: a file with one name a line
-        classes = Path(classes).read_text().split('\n') if Path(classes).is_file() else None
-    classes = tuple(name for name in classes if name) if classes else None
+    root = _take(cfg, 'data_root', str, '')
+    prefix = _take(cfg, 'data_prefix', Mapping, {})
+    classes = _classes(_take(cfg, 'metainfo', Mapping, {}), DEFAULT_CLASSES.get(kind))
     if kind == 'VOCFolders':  # its lists may be several, and say where their folders are
         lists = cfg.get('ann_file') or []
-        for one in [lists] if isinstance(lists, str) else lists:
+        lists = [lists] if isinstance(lists, str) else lists
+        if not isinstance(lists, (list, tuple)) or not all(isinstance(one, str) for one in lists):
+            raise UserError(f'VOCFolders: ann_file={lists!r}; give a list of images or several')
+        for one in lists:
             _walk(dict(cfg, type='VOCFolder', ann_file=one, data_prefix=dict(
                 sub_data_root=one.partition('ImageSets')[0])), role, part, found, other)
         return
-    listing = Path(os.path.join(root, cfg.get('ann_file') or ''))
+    listing = Path(os.path.join(root, _take(cfg, 'ann_file', str, '')))
     name = f'{part}: {listing}'
     if kind in VOC_TYPES:
-        sub = prefix.get('sub_data_root')
+        sub = _take(prefix, 'sub_data_root', str)
         folder = Path(os.path.join(root, sub)) if sub is not None else Path()
         found.append(Source('voc', name, role, listing,
-                            folder / cfg.get('img_subdir', 'JPEGImages'),
-                            folder / cfg.get('ann_subdir', 'Annotations'), classes,
+                            folder / _take(cfg, 'img_subdir', str, 'JPEGImages'),
+                            folder / _take(cfg, 'ann_subdir', str, 'Annotations'), classes,
                             jpg_only=kind != 'VOCFolder'))
     elif kind in COCO_TYPES:
         found.append(Source('coco', name, role, listing,
-                            Path(os.path.join(root, prefix.get('img') or '')), None, classes))
+                            Path(os.path.join(root, _take(prefix, 'img', str, ''))), None, classes))
     else:
         other.append(kind)
+
+
+def _take(cfg: Mapping, key: str, kind: type, default=None):
+    """A value of a config, which must be of this type where it is given."""
+    value = cfg.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, (list, tuple) if kind is list else kind):
+        wanted = {Mapping: 'dict(...)', str: 'a string', list: 'a list'}[kind]
+        raise UserError(f'the config gives {key}={value!r}; write {wanted}')
+    return value
+
+
+def _classes(metainfo: Mapping, default: tuple | None) -> tuple | None:
+    names = metainfo.get('classes', default)
+    if isinstance(names, str):  # mmengine: a file with one name a line
+        try:
+            names = Path(names).read_text(encoding='utf-8').split('\n') if os.path.isfile(names) else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'the class names in {names} cannot be read: {error}') from error
+    if names and not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"the config gives classes={names!r}; write names, ('a', 'b'), or a file of names")
+    return tuple(name for name in names if name) if names else None

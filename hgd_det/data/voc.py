@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +11,9 @@ from xml.parsers import expat
 
 from hgd_det.paths import unsafe
 
-MAX_XML = 16 << 20
+MAX_XML = 4 << 20   # some ten thousand objects; what it may grow to when parsed is twenty times as much
+MAX_DEPTH = 100     # elements within one another
+MAX_PIXEL = 1 << 24  # beyond it single precision, in which boxes are trained on, skips whole numbers
 TOLERANCE = 1.  # pixels a box may reach out of the image: rounding, or another counting base
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
@@ -48,12 +52,25 @@ def _refuse_doctype(*_):
 def parse_xml(data: bytes) -> ET.Element:
     """The root element. A DOCTYPE is refused before any entity could be declared or expanded.
 
-    The first pass goes through expat with one handler: it sees a DOCTYPE in whatever encoding.
+    The first pass goes through expat: it sees a DOCTYPE in whatever encoding, and how deep elements are.
     """
     if len(data) > MAX_XML:
         raise AnnotationError('xml_unparsable', f'{len(data)} bytes')
     scanner = expat.ParserCreate()
     scanner.StartDoctypeDeclHandler = _refuse_doctype
+    depth = 0
+
+    def begin(*_):
+        nonlocal depth
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise AnnotationError('xml_unparsable', f'more than {MAX_DEPTH} elements within one another')
+
+    def end(*_):
+        nonlocal depth
+        depth -= 1
+
+    scanner.StartElementHandler, scanner.EndElementHandler = begin, end
     try:
         scanner.Parse(data, True)
         return ET.fromstring(data)
@@ -67,7 +84,7 @@ def _number(element, tag: str) -> float | None:
         value = float(text)
     except (TypeError, ValueError):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= MAX_PIXEL else None
 
 
 def parse(data: bytes) -> Annotation:
@@ -79,7 +96,10 @@ def parse(data: bytes) -> Annotation:
     else:
         try:
             size = (int(tag.findtext('width')), int(tag.findtext('height')))
+            if max(map(abs, size)) > MAX_PIXEL:
+                raise ValueError
         except (TypeError, ValueError):
+            size = None
             problems.append(('xml_incomplete', 'width or height in <size>'))
     objects = []
     for element in root.findall('object'):
@@ -103,12 +123,13 @@ def parse(data: bytes) -> Annotation:
 
 
 def read(path: Path) -> Annotation:
+    if not os.path.exists(path):  # nor could it where no file can have the name
+        raise AnnotationError('annotation_missing', path.name)
     try:
-        if path.stat().st_size > MAX_XML:
-            raise AnnotationError('xml_unparsable', f'larger than {MAX_XML} bytes')
+        facts = path.stat()
+        if facts.st_size > MAX_XML or not stat.S_ISREG(facts.st_mode):
+            raise AnnotationError('xml_unparsable', f'larger than {MAX_XML} bytes, or no file')
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise AnnotationError('annotation_missing', path.name) from None
     except OSError as error:
         raise AnnotationError('xml_unparsable', str(error)) from None
     return parse(data)

@@ -4,7 +4,7 @@ Iterations are counted, not epochs: an "epoch" of a repeated data set is several
 """
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hgd_det.errors import UserError
+
+MOST = sys.float_info.max  # an int can be larger, and then is no number to calculate with
 
 
 class Progress(NamedTuple):
@@ -58,11 +60,11 @@ class Schedule:
         if isinstance(self.weight, str):
             if self.weight != 'auto':
                 raise UserError(f"weight={self.weight!r}; give a number or 'auto'")
-        elif not 0 <= self.weight < math.inf:
+        elif not 0 <= self.weight <= MOST:
             raise UserError(f'weight={self.weight}; a term cannot have a negative weight, or one without end')
         for key in ('warmup', 'ramp', 'end', 'stop', 'detection', 'ratio'):
             value = getattr(self, key)
-            if value is not None and not 0 <= value < math.inf:
+            if value is not None and not 0 <= value <= MOST:
                 raise UserError(f'{key}={value}; it cannot be negative or without end')
         for key in ('warmup', 'ramp', 'stop'):
             value = getattr(self, key)

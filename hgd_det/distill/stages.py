@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -184,7 +185,11 @@ def select_stages(view: Survey, *, select: str = 'source', act: str = 'post',
         chosen = [_variant(m, view, act, l2norm) for m in chosen]
         if chosen:
             stages[size] = chosen
-    return dict(sorted(stages.items(), key=lambda item: -item[0][0] * item[0][1]))
+    return {size: stages[size] for size in sorted(stages, key=_largest_first)}
+
+
+def _largest_first(size: tuple[int, int]) -> tuple:
+    return -size[0] * size[1], size
 
 
 def _variant(spec: MapSpec, view: Survey, act: str, l2norm: str) -> MapSpec:
@@ -228,17 +233,23 @@ def pair_stages(student: Survey, teacher: Survey, *, select: str = 'source', act
         if other:
             matched.append((size, other))
             free.remove(other)
+    resized = []
     if unmatched == 'resize':
         for size in [s for s in left if s not in [m[0] for m in matched]]:
             if free:
                 other = min(free, key=lambda s: abs(math.log(s[0] / size[0])))
-                matched.append((size, other))
+                resized.append((size, other))
                 free.remove(other)
+    # the nearest first can cross: of two of a kind the larger pairs with the larger
+    matched = [pair for kind in (matched, resized) for pair in zip(
+        *(sorted(sizes, key=_largest_first) for sizes in zip(*kind, strict=True)), strict=True)]
+    heights = Counter(other[0] for _, other in matched)
     pairs = []
-    for size, other in sorted(matched, key=lambda m: -m[1][0] * m[1][1]):
+    for size, other in sorted(matched, key=lambda m: _largest_first(m[1])):
         both = list(zip(reversed(left[size]), reversed(right[other]), strict=False))[::-1]
+        name = f's{other[0]}' if heights[other[0]] == 1 else f's{other[0]}x{other[1]}'
         for i, (s, t) in enumerate(both):
-            pairs.append(Pair(s, t, f's{other[0]}' if len(both) == 1 else f's{other[0]}_{i}'))
+            pairs.append(Pair(s, t, name if len(both) == 1 else f'{name}_{i}'))
     if not pairs:
         raise UserError('student and teacher have no common stage: '
                         f'student sizes {_sizes(left)}, teacher sizes {_sizes(right)}; give both the '

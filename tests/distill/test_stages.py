@@ -5,7 +5,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 
 import hgd_det.registered  # noqa: F401
-from hgd_det.distill.stages import explicit_pairs, pair_stages, select_stages, survey
+from hgd_det.distill.stages import MapSpec, Survey, explicit_pairs, pair_stages, select_stages, survey
 from hgd_det.distill.taps import TapError, Taps
 from hgd_det.errors import UserError
 from hgd_det.testing import make_survey, tiny_ssd
@@ -87,6 +87,24 @@ def test_inputs_of_different_size_pair_by_downsampling():
     student = make_survey({'a': (4, 75), 'b': (4, 38)}, input_size=300)
     teacher = make_survey({'x': (8, 128), 'y': (8, 64)}, input_size=512)
     assert [(p.student.tap, p.teacher.tap) for p in pair_stages(student, teacher)] == [('a', 'x'), ('b', 'y')]
+
+
+def test_pairs_of_unequal_size_do_not_cross():
+    student = make_survey({'a': (4, 64), 'b': (4, 56)}, input_size=512)
+    teacher = make_survey({'x': (8, 33), 'y': (8, 31)}, input_size=256)  # x is the nearest to both
+    for options in (dict(), dict(unmatched='resize')):
+        pairs = pair_stages(student, teacher, **options)
+        assert [(p.student.tap, p.teacher.tap) for p in pairs] == [('a', 'x'), ('b', 'y')]
+    student = make_survey({'a': (4, 38), 'b': (4, 21), 'c': (4, 17)})
+    teacher = make_survey({'x': (8, 38), 'y': (8, 40), 'z': (8, 20)})
+    pairs = pair_stages(student, teacher, unmatched='resize')
+    assert [(p.student.tap, p.teacher.tap) for p in pairs] == [('b', 'y'), ('a', 'x'), ('c', 'z')]
+
+
+def test_pairs_of_one_height_have_names_of_their_own():
+    maps = tuple(MapSpec(tap, 4, size) for tap, size in dict(a=(10, 20), b=(10, 10), c=(5, 5)).items())
+    view = Survey('student', (40, 80), maps)
+    assert [p.name for p in pair_stages(view, view)] == ['s10x20', 's10x10', 's5']
 
 
 @pytest.mark.parametrize('options, text', [
