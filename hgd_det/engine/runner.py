@@ -89,6 +89,8 @@ def parse_options(options: Sequence[str] | Mapping | None) -> dict:
         DictAction(['--cfg-options'], 'options')(argparse.ArgumentParser(), parsed, list(options))
     except AssertionError as error:
         raise UserError(f'--cfg-options: {error}') from error
+    except RecursionError as error:  # mmengine's parser waits for a bracket that closed too early
+        raise UserError(f'--cfg-options {" ".join(options)}: the brackets do not match') from error
     return parsed.options
 
 
