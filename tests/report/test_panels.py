@@ -5,7 +5,7 @@ import pytest
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.errors import UserError
 from hgd_det.report import panels
-from hgd_det.report.detectors import Scene, Scenes, look, open_detector, spread
+from hgd_det.report.detectors import Scene, Scenes, look, open_detector
 from hgd_det.report.errors import Outcome, outcome
 from hgd_det.report.panels import View
 
@@ -70,9 +70,3 @@ def test_the_test_set_gives_images_and_objects_in_pixels_of_the_file(detector):
     assert (scene.boxes[:, 2] <= width).all() and (scene.boxes[:, 3] <= height).all()
     found = look(detector, scene, 0.0)
     assert len(found.boxes) and (look(detector, scene, 1.0).boxes).size == 0
-
-
-@pytest.mark.parametrize('total, wanted, found', [
-    (10, 3, [0, 4, 9]), (3, 10, [0, 1, 2]), (5, 1, [0]), (5, 0, [])])
-def test_indices_are_spread_over_the_whole(total, wanted, found):
-    assert spread(total, wanted) == found
