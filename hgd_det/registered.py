@@ -6,6 +6,7 @@ Configs do it with ``custom_imports = dict(imports=['hgd_det.registered'])``.
 import mmdet.models  # noqa: F401
 
 import hgd_det.data.datasets
+import hgd_det.data.ssd_augment
 import hgd_det.data.voc_folders
 import hgd_det.distill.distiller
 import hgd_det.engine.distill_hook

@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         detector = build(cfg)
-        detector.init_weights()  # mmdet's L2Norm begins with whatever lies in memory
+        detector.init_weights()
         for module in detector.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 1.0

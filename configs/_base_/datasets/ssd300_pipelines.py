@@ -2,7 +2,29 @@
 
 input_size = 300
 
+# Under one seed the same samples as `mmdet_train_pipeline`, at a fraction of the time. With reduce=True JPEGs
+# are decoded no finer than needed, which pays for large photographs and changes their pixels a little.
 train_pipeline = [
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='SSDAugment',
+        scale=(input_size, input_size),
+        mean=[123.675, 116.28, 103.53],
+        ratio_range=(1, 4),
+        min_ious=(0.1, 0.3, 0.5, 0.7, 0.9),
+        min_crop_size=0.3,
+        flip_prob=0.5,
+        brightness_delta=32,
+        contrast_range=(0.5, 1.5),
+        saturation_range=(0.5, 1.5),
+        hue_delta=18,
+        reduce=False),
+    dict(type='PackDetInputs'),
+]
+
+# mmdet's own steps. A config takes them with
+# train_dataloader = dict(dataset=dict(dataset=dict(pipeline={{_base_.mmdet_train_pipeline}})))
+mmdet_train_pipeline = [
     dict(type='RobustLoadImage'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Expand', mean=[123.675, 116.28, 103.53], to_rgb=True, ratio_range=(1, 4)),
