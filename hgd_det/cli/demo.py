@@ -1,4 +1,4 @@
-"""See distillation work, from drawing a data set to a finished report, on a laptop and without a network.
+"""See distillation work on a laptop, from drawing a data set to a finished report, without a network.
 
 Seven phases: draw shapes, train the tiny teacher, the student alone and the student with HGD, export, time,
 report. Stopped or killed at any moment, the same command goes on where it was.
