@@ -89,7 +89,7 @@ test-faults: $(STAMP)
 # playwright-core, which brings no browser of its own.
 browser:
 	@command -v node >/dev/null || { echo 'node is missing: apt-get install nodejs npm' >&2; exit 2; }
-	@command -v chromium chromium-browser google-chrome >/dev/null || apt-get install -y chromium
+	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	npm install --no-audit --no-fund --prefix .browser playwright-core@1
 
 clean:
