@@ -4,16 +4,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.dense_heads import SSDHead
 from mmdet.models.losses.gfocal_loss import distribution_focal_loss
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from hgd_det.errors import UserError
+from hgd_det.models.ssd_head import EPS, BatchedSSDHead
 
 
 @MODELS.register_module()
-class DistributionSSDHead(SSDHead):
+class DistributionSSDHead(BatchedSSDHead):
     """SSDHead with ``n+1`` logits per delta instead of the delta.
 
     Each of the four encoded deltas (stds .1 .1 .2 .2) is a distribution over fixed bins, and what
@@ -80,32 +80,20 @@ class DistributionSSDHead(SSDHead):
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs):
         return super().predict_by_feat(cls_scores, self.to_deltas(bbox_preds), *args, **kwargs)
 
-    def loss_by_feat(self, *args, **kwargs) -> dict[str, list[Tensor]]:
-        losses = super().loss_by_feat(*args, **kwargs)
-        both = losses['loss_bbox']  # of each image: (smooth L1, DFL), see below
-        return losses | dict(loss_bbox=[image[0] for image in both],
-                             loss_dfl=[image[1] for image in both])
+    def get_targets(self, *args, **kwargs) -> tuple:
+        """SSDHead's targets, the encoded boxes clamped to the bins."""
+        labels, label_weights, boxes, *rest = super().get_targets(*args, **kwargs)
+        return labels, label_weights, [level.clamp(self.lo, self.hi - 1e-3) for level in boxes], *rest
 
-    def loss_by_feat_single(self, cls_score: Tensor, bbox_pred: Tensor, anchor: Tensor,
-                            labels: Tensor, label_weights: Tensor, bbox_targets: Tensor,
-                            bbox_weights: Tensor, avg_factor: float) -> tuple[Tensor, Tensor]:
-        """SSDHead's losses of one image on the expectations; the box loss comes as a pair."""
-        # SSDHead cut the logits into rows of 4; in memory they still run anchor, delta, bin
-        logits = bbox_pred.reshape(-1, 4, self.n + 1)
-        loss_cls, loss_bbox = super().loss_by_feat_single(
-            cls_score, integral(logits, self.project), anchor, labels, label_weights, bbox_targets,
-            bbox_weights, avg_factor=avg_factor)
-        used = bbox_weights > 0                                             # (M, 4)
-        position = (bbox_targets[used] - self.lo) * (self.n / (self.hi - self.lo))
-        loss_dfl = self.dfl_weight * distribution_focal_loss(
-            logits[used].float(), position.clamp(0, self.n - 1e-4), weight=bbox_weights[used],
-            avg_factor=avg_factor)
-        return loss_cls, torch.stack([loss_bbox, loss_dfl])
-
-    def _get_targets_single(self, *args, **kwargs) -> tuple:
-        """SSDHead's targets of one image, the encoded boxes clamped to the bins."""
-        labels, label_weights, bbox_targets, *rest = super()._get_targets_single(*args, **kwargs)
-        return (labels, label_weights, bbox_targets.clamp(self.lo, self.hi - 1e-3), *rest)
+    def box_losses(self, preds: Tensor, targets: Tensor, weights: Tensor,
+                   avg_factor: float) -> dict[str, Tensor]:
+        """SSDHead's loss of the expectations, and DFL."""
+        logits = preds.unflatten(-1, (4, self.n + 1))
+        losses = super().box_losses(integral(logits, self.project), targets, weights, avg_factor)
+        position = ((targets - self.lo) * (self.n / (self.hi - self.lo))).clamp(0, self.n - 1e-4)
+        dfl = distribution_focal_loss(logits.flatten(0, 2).float(), position.flatten(),
+                                      weight=weights.flatten(), reduction='none')
+        return losses | dict(loss_dfl=self.dfl_weight * dfl.view(len(preds), -1).sum(1) / (avg_factor + EPS))
 
 
 def integral(logits: Tensor, project: Tensor) -> Tensor:

@@ -134,11 +134,9 @@ def test_losses_are_those_of_a_plain_head_on_the_deltas_plus_dfl_by_hand():
 
 def single(head, logits, target):
     """(smooth L1, DFL) of one positive anchor, averaged over its four equal deltas."""
-    _, both = head.loss_by_feat_single(
-        torch.zeros(1, 4), logits.expand(1, 4, -1).reshape(-1, 4), torch.zeros(1, 4),
-        torch.zeros(1, dtype=torch.long), torch.ones(1), torch.full((1, 4), target),
-        torch.ones(1, 4), avg_factor=1.0)
-    return both[0].item() / 4, both[1].item() / 4
+    losses = head.box_losses(logits.repeat(4).view(1, 1, -1), torch.full((1, 1, 4), target),
+                             torch.ones(1, 1, 4), avg_factor=1.0)
+    return losses['loss_bbox'].item() / 4, losses['loss_dfl'].item() / 4
 
 
 def test_dfl_has_its_closed_form_values():

@@ -1,0 +1,144 @@
+"""mmdet's SSD head with the loss of a whole batch at once."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import SSDHead
+from mmdet.models.losses import smooth_l1_loss
+from mmdet.models.task_modules.assigners import BboxOverlaps2D, MaxIoUAssigner
+from mmdet.models.task_modules.samplers import PseudoSampler
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hgd_det.models.anchor_rows import anchor_rows, pick
+from hgd_det.models.matching import NOBODY, hardest, match
+
+EPS = torch.finfo(torch.float32).eps    # what mmdet adds to the count it divides a box loss by
+
+
+@MODELS.register_module()
+class BatchedSSDHead(SSDHead):
+    """SSDHead, whose losses and gradients it computes without a loop over the images.
+
+    Arguments, state dict, outputs and predictions are SSDHead's. So are the losses, image by image:
+    anchors are matched in its order, and what ties, in overlap or in hardness, falls to the same anchor.
+    Scores and boxes are differentiated only where the loss reads them: at the positives and at the hard
+    negatives, a tenth of the anchors.
+
+    Targets are assigned here for `MaxIoUAssigner` as SSD sets it (``gt_max_assign_all=False``) with
+    `PseudoSampler`; any other assigner, sampler or border is left to mmdet's own `get_targets`. Mining
+    and losses are the same for all of them. A subclass changes `get_targets` or `box_losses`;
+    `_get_targets_single` and `loss_by_feat_single` are not called, and what an instance segmentor asks
+    of `get_positive_infos` is not kept.
+    """
+
+    def get_anchors(self, featmap_sizes, batch_img_metas, device='cuda') -> tuple[list, list]:
+        """SSDHead's, but images of one padded shape share their flags."""
+        priors = self.prior_generator.grid_priors(featmap_sizes, device=device)
+        shapes = [tuple(meta['pad_shape'][:2]) for meta in batch_img_metas]
+        flags = {shape: self.prior_generator.valid_flags(featmap_sizes, shape, device)
+                 for shape in dict.fromkeys(shapes)}
+        return [priors] * len(shapes), [flags[shape] for shape in shapes]
+
+    @torch.no_grad()
+    def get_targets(self, anchor_list, valid_flag_list, batch_gt_instances, batch_img_metas,
+                    batch_gt_instances_ignore=None, unmap_outputs: bool = True,
+                    return_sampling_results: bool = False) -> tuple:
+        """Per level, labels, their weights, boxes, their weights; and the number of positives."""
+        if return_sampling_results or not unmap_outputs or not self._as_ssd_matches(
+                anchor_list, batch_gt_instances_ignore):
+            return super().get_targets(
+                anchor_list, valid_flag_list, batch_gt_instances, batch_img_metas,
+                batch_gt_instances_ignore, unmap_outputs, return_sampling_results)
+        anchors = torch.cat([get_box_tensor(level) for level in anchor_list[0]])            # (M, 4)
+        joined = {id(flags): torch.cat(flags) for flags in valid_flag_list}
+        inside = torch.stack([joined[id(flags)] for flags in valid_flag_list])              # (B, M)
+        if inside.all():
+            inside = None
+        elif not inside.any(1).all():
+            raise ValueError('There is no valid anchor inside the image boundary: '
+                             'check the image size and the sizes of the anchors')
+        objects = [get_box_tensor(image.bboxes).reshape(-1, 4) for image in batch_gt_instances]
+        boxes = pad_sequence(objects, batch_first=True)                                     # (B, G, 4)
+        rules = self.assigner
+        owner = match(anchors, boxes, [len(image) for image in objects], inside,
+                      positive=rules.pos_iou_thr, negative=rules.neg_iou_thr,
+                      forced=rules.min_pos_iou if rules.match_low_quality else float('inf'))
+
+        sizes = [len(level) for level in anchor_list[0]]
+        parts = self._targets_of(owner, anchors, boxes, pad_sequence(
+            [image.labels for image in batch_gt_instances], batch_first=True))
+        count = int((owner >= 0).sum(1).clamp(min=1).sum())     # mmdet counts one in an image without any
+        return (*(list(part.split(sizes, 1)) for part in parts), count)
+
+    def _targets_of(self, owner: Tensor, anchors: Tensor, boxes: Tensor, classes: Tensor) -> tuple:
+        """What each anchor shall say, (B, M) or (B, M, 4), when it stands for the object ``owner`` (B, M)."""
+        image, anchor = where = (owner >= 0).nonzero(as_tuple=True)
+        number = owner[where]
+        labels = torch.full_like(owner, self.num_classes)
+        labels[where] = classes[image, number]
+        label_weights = (owner != NOBODY).float()
+        if self.train_cfg['pos_weight'] > 0:
+            label_weights[where] = self.train_cfg['pos_weight']
+        wanted = boxes[image, number]
+        if not self.reg_decoded_bbox:
+            wanted = self.bbox_coder.encode(anchors[anchor], wanted)
+        targets, weights = (anchors.new_zeros(*owner.shape, wanted.shape[1]) for _ in range(2))
+        targets[where], weights[where] = wanted.to(targets), 1.0
+        return labels, label_weights, targets, weights
+
+    def _as_ssd_matches(self, anchor_list: list, ignored: list | None) -> bool:
+        """Whether :func:`match` gives what the configured assigner and sampler would."""
+        rules = self.assigner
+        return (type(rules) is MaxIoUAssigner and type(self.sampler) is PseudoSampler
+                and type(rules.iou_calculator) is BboxOverlaps2D and rules.iou_calculator.dtype is None
+                and not rules.gt_max_assign_all and getattr(rules, 'perm_repeat_gt_cfg', None) is None
+                and isinstance(rules.neg_iou_thr, float) and min(rules.pos_iou_thr, rules.neg_iou_thr) > 0
+                and not (rules.ignore_iof_thr > 0 and any(
+                    image is not None and len(image.bboxes) for image in ignored or ()))
+                and self.train_cfg['allowed_border'] < 0
+                and bool(anchor_list) and all(image is anchor_list[0] for image in anchor_list))
+
+    def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], batch_gt_instances: list,
+                     batch_img_metas: list[dict], batch_gt_instances_ignore: list | None = None) -> dict:
+        """Of each image a ``loss_cls`` of shape (1,), and a scalar of each of the box losses."""
+        anchor_list, valid_flag_list = self.get_anchors(
+            [score.shape[-2:] for score in cls_scores], batch_img_metas, device=cls_scores[0].device)
+        *parts, avg_factor = self.get_targets(
+            anchor_list, valid_flag_list, batch_gt_instances, batch_img_metas,
+            batch_gt_instances_ignore=batch_gt_instances_ignore)[:5]
+        labels, label_weights, targets, weights = (torch.cat(part, 1) for part in parts)
+        priors = self.num_base_priors
+
+        with torch.no_grad():
+            scores, preds = anchor_rows(cls_scores, priors), anchor_rows(bbox_preds, priors)
+            background = labels.new_full((labels.numel(),), self.num_classes)
+            loss = F.cross_entropy(scores.flatten(0, 1), background, reduction='none')
+            chosen, taken, positives = hardest(loss.view_as(labels) * label_weights,
+                                               labels == self.num_classes, self.train_cfg['neg_pos_ratio'])
+        loss = F.cross_entropy(pick(cls_scores, priors, scores, chosen).flatten(0, 1),
+                               labels.gather(1, chosen).flatten(), reduction='none').view(chosen.shape)
+        loss = (loss * label_weights.gather(1, chosen)).masked_fill(~taken, 0)
+
+        chosen = chosen[:, :positives]
+        preds = pick(bbox_preds, priors, preds, chosen)
+        if self.reg_decoded_bbox:
+            anchors = torch.cat([get_box_tensor(level) for level in anchor_list[0]])
+            preds = self.bbox_coder.decode(anchors[chosen.flatten()], preds.flatten(0, 1)).view_as(preds)
+        boxes = self.box_losses(preds, *(part.gather(1, chosen[..., None].expand(-1, -1, part.shape[-1]))
+                                         for part in (targets, weights)), avg_factor)
+        return dict(loss_cls=list((loss.sum(1, keepdim=True) / avg_factor).unbind()),
+                    **{name: list(values.unbind()) for name, values in boxes.items()})
+
+    def box_losses(self, preds: Tensor, targets: Tensor, weights: Tensor,
+                   avg_factor: float) -> dict[str, Tensor]:
+        """``{name: (B,)}`` from P anchors of each image: its positives, and others of weight zero.
+
+        Args:
+            preds: (B, P, R), what the head put out there.
+            targets, weights: (B, P, 4).
+        """
+        loss = smooth_l1_loss(preds, targets, weights, beta=self.train_cfg['smoothl1_beta'], reduction='none')
+        return dict(loss_bbox=loss.flatten(1).sum(1) / (avg_factor + EPS))
