@@ -3,6 +3,7 @@
 It leaves what a run leaves, saves each tenth step, and notes in `starts` the step it began at, in `overlap`
 another one that was at work in the folder.
 """
+import contextlib
 import json
 import os
 import sys
@@ -12,11 +13,10 @@ from pathlib import Path
 folder, steps, fail = Path(sys.argv[1]), int(sys.argv[2]), int((sys.argv[3:] or ['-1'])[0])
 owner, saved = folder / 'owner', folder / 'step'
 if owner.exists():
-    try:
-        os.kill(int(owner.read_text()), 0)
-        (folder / 'overlap').touch()
-    except ProcessLookupError:
-        pass
+    state = Path(f'/proc/{owner.read_text()}/stat')
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if state.read_text().rpartition(')')[2].split()[0] != 'Z':  # one that ended, and nobody asked how
+            (folder / 'overlap').touch()
 owner.write_text(str(os.getpid()))
 first = int(saved.read_text()) if saved.exists() else 0
 with (folder / 'starts').open('a') as file:
