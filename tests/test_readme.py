@@ -23,7 +23,8 @@ def test_every_link_and_every_named_file_exists(page):
 def test_the_tables_means_come_from_results(name):
     rows = {}
     for row in csv.DictReader((ROOT / 'results' / f'{name}.csv').open()):
-        rows.setdefault(row['config'], []).append(100 * float(row['mAP']))
+        if not row['options']:
+            rows.setdefault(row['config'], []).append(100 * float(row['mAP']))
     text = (ROOT / 'README.md').read_text()
     checked = 0
     for config, values in rows.items():
