@@ -1,7 +1,11 @@
-"""Fakes for tests of terms: lessons and specs made from plain tensors, no detector needed."""
+"""Fakes for tests: lessons and specs made from plain tensors, small detectors, pictures of any claim."""
 from __future__ import annotations
 
+import hashlib
+import struct
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -210,3 +214,21 @@ def make_student(model: dict, size: int = 96, seed: int = 0):
     classes = tuple(f'class{i}' for i in range(detector.bbox_head.num_classes))
     detector.dataset_meta = dict(classes=classes)
     return Student(detector.eval(), config, classes, (size, size), Path('student.pth'))
+
+
+def png(width: int, height: int, rows: int = 0, grey: bool = False) -> bytes:
+    """A black picture whose header claims any size, with only so many of its rows."""
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack('>I', zlib.crc32(kind + content))
+        return struct.pack('>I', len(content)) + kind + content + check
+
+    pack, row = zlib.compressobj(9), bytes(1 + width * (1 if grey else 3))
+    content = b''.join(pack.compress(row) for _ in range(rows)) + pack.flush()
+    head = struct.pack('>IIBBBBB', width, height, 8, 0 if grey else 2, 0, 0, 0)
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', content) + chunk(b'IEND', b''))
+
+
+def digests(*folders: Path) -> dict[Path, str]:
+    """Of every file below some folders the sha256: whether something changed."""
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest()
+            for folder in folders for path in folder.rglob('*') if path.is_file()}

@@ -16,7 +16,7 @@ MAY = {
     'report': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report'},
     'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'cli'},
 }
-LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'registered', 'safe_types'}
+LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS', 'registered', 'safe_types'}
 
 
 def imported(path: Path) -> set[str]:

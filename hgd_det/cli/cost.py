@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from hgd_det.engine.cost import measure
     from hgd_det.engine.runner import load_config
     from hgd_det.errors import UserError
+    from hgd_det.report.results import as_csv
 
     for name, value in (('--repeat', args.repeat), ('--threads', args.threads)):
         if value < 1:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     shown = ('config', 'step_ms', 'step_ratio', 'memory_mb', 'memory_ratio', 'phases')
     print(plain([shown, *([row[key] for key in shown] for row in rows)], left=('config', 'phases')))
     if args.csv:
-        atomic_write(_csv(rows), args.csv)
+        atomic_write(as_csv(rows, COLUMNS), args.csv)
         print(f'written to {args.csv}')
     return 0
 
@@ -71,10 +72,11 @@ def _rows(configs: dict, found: list[dict], args: argparse.Namespace) -> list[di
 
     from hgd_det.compat import versions
     from hgd_det.deploy.bench import cores, cpu
+    from hgd_det.report.results import commit
 
     used, first = versions(), found[0]
     machine = dict(repeat=str(args.repeat), threads=str(args.threads), load=f'{os.getloadavg()[0]:.1f}',
-                   commit=_commit(), device=f'{cpu()}, {cores()} cores', torch=used['torch'],
+                   commit=commit(), device=f'{cpu()}, {cores()} cores', torch=used['torch'],
                    mmdet=used['mmdet'], python=used['python'])
     return [dict(config=path, step_ms=f'{each["step_ms"]:.1f}',
                  step_ratio=f'{each["step_ms"] / first["step_ms"]:.3f}',
@@ -83,25 +85,3 @@ def _rows(configs: dict, found: list[dict], args: argparse.Namespace) -> list[di
                  phases=' '.join(f'{share:.0%}:{ms:.1f}' for share, ms in each['phases']),
                  batch=str(cfg.train_dataloader.batch_size)) | machine
             for (path, cfg), each in zip(configs.items(), found, strict=True)]
-
-
-def _csv(rows: list[dict[str, str]]) -> str:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _commit() -> str:
-    """The checkout's commit, with a + where files differ from it; empty outside a checkout."""
-    import subprocess
-
-    from hgd_det.paths import ROOT
-
-    def git(*words: str) -> str:
-        return subprocess.run(['git', '-C', str(ROOT), *words], capture_output=True, text=True).stdout.strip()
-    return git('rev-parse', '--short', 'HEAD') + '+' * bool(git('status', '--porcelain', '-uno'))

@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 
+from hgd_det import MAX_PIXELS
 from hgd_det.cli._common import at_least, json_file
 
 
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument('--classes', metavar='A,B,C',
                        help='the classes that may occur (default: the config, or all in the data)')
     check.add_argument('--examples', type=at_least(0), default=5, help='shown per kind (%(default)s)')
-    check.add_argument('--max-pixels', type=at_least(1), default=100_000_000,
+    check.add_argument('--max-pixels', type=at_least(1), default=MAX_PIXELS,
                        help='larger images are not decoded and count as broken (%(default)s)')
     _workers(check)
 

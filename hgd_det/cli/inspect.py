@@ -76,19 +76,13 @@ def _draw(detector) -> None:
 
 def input_size(cfg) -> tuple[int, int]:
     """Height and width: the config's `input_size`, or what its test pipeline resizes to."""
-    from hgd_det.deploy.student import test_set
-    from hgd_det.distill.teacher import as_pair
+    from hgd_det.deploy.student import nominal_size
     from hgd_det.errors import UserError
 
-    size = cfg.get('input_size')
-    if size is None:
-        scales = [step['scale'] for step in test_set(cfg).get('pipeline', [])
-                  if step.get('type') == 'Resize' and 'scale' in step]
-        size = tuple(scales[0])[::-1] if scales else None  # mmdet gives (width, height)
-    if size is None:
-        raise UserError('the config does not say how large its images are; give the side, or '
-                        '[height,width], with --cfg-options input_size=300')
-    return as_pair(size)
+    if size := nominal_size(cfg):
+        return size
+    raise UserError('the config does not say how large its images are; give the side, or [height,width], '
+                    'with --cfg-options input_size=300')
 
 
 def _cost(detector, size) -> dict:

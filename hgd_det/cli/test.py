@@ -57,7 +57,8 @@ def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
 
     from hgd_det.checkpoint import load
     from hgd_det.deploy.evaluate import compare_names
-    from hgd_det.engine.runner import build_runner, plain, user_errors
+    from hgd_det.engine.mistakes import user_errors
+    from hgd_det.engine.runner import build_runner, plain
     from hgd_det.errors import UserError
     from hgd_det.weights import class_names, load_into, student_state_dict
 

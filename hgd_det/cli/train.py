@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from hgd_det.engine.generations import train
     from hgd_det.engine.hooks import listening
-    from hgd_det.engine.runner import orderly_end, user_errors
+    from hgd_det.engine.mistakes import user_errors
+    from hgd_det.engine.runner import orderly_end
 
     cfg = configure(args)
     _apply(cfg, args)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hgd_det import MAX_PIXELS
 from hgd_det.errors import UserError
 
 from . import coco, images, sources, voc
@@ -42,7 +43,7 @@ class Checked:
 
 
 def check(target, *, classes=None, workers: int = 1, examples: int = 5,
-          max_pixels: int = 100_000_000, clean=None, progress: bool = True) -> Report:
+          max_pixels: int = MAX_PIXELS, clean=None, progress: bool = True) -> Report:
     """Check a folder in VOC or COCO layout, or the data sets a config names.
 
     `classes` overrides the config's; with neither, all classes of the data are taken as meant.

@@ -19,6 +19,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine import fileio
 from mmengine.logging import print_log
 
+from hgd_det import MAX_PIXELS
 from hgd_det.errors import UserError
 
 from . import coco, images, voc
@@ -236,7 +237,7 @@ class RobustLoadImage(LoadImageFromFile):
         max_pixels: an image whose header claims more, or tells no size, is broken, and not decoded.
     """
 
-    def __init__(self, broken: str = 'skip', max_pixels: int = 100_000_000, **kwargs):
+    def __init__(self, broken: str = 'skip', max_pixels: int = MAX_PIXELS, **kwargs):
         super().__init__(**kwargs)
         if broken not in ('skip', 'blank'):
             raise UserError(f"RobustLoadImage: broken={broken!r}; choose 'skip' or 'blank'")

@@ -10,6 +10,7 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes, autocast_box_type
 from numpy import random
 
+from hgd_det import MAX_PIXELS
 from hgd_det.errors import UserError
 
 from . import images
@@ -48,7 +49,7 @@ class SSDAugment(RobustLoadImage):
                  contrast_range: tuple[float, float] = (0.5, 1.5),
                  saturation_range: tuple[float, float] = (0.5, 1.5), hue_delta: float = 18,
                  swap_channels: bool = True, reduce: bool = True, broken: str = 'skip',
-                 max_pixels: int = 100_000_000, backend_args: dict | None = None):
+                 max_pixels: int = MAX_PIXELS, backend_args: dict | None = None):
         super().__init__(broken=broken, max_pixels=max_pixels, backend_args=backend_args)
         for name, (low, high) in dict(ratio_range=ratio_range, contrast_range=contrast_range,
                                       saturation_range=saturation_range).items():

@@ -16,7 +16,8 @@ from mmengine.structures import InstanceData
 import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.deploy.runtime import Model
-from hgd_det.engine.runner import user_errors, warn
+from hgd_det.engine.mistakes import user_errors
+from hgd_det.engine.runner import warn
 from hgd_det.errors import UserError
 
 

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
+from hgd_det import MAX_PIXELS
 from hgd_det.data.images import MAX_BYTES
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.errors import UserError
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP', 'TIFF', 'GIF')    # of Pillow; others start programs (EPS)
-MAX_PIXELS = 100_000_000    # as in training; a file that claims more is not decoded
 SMALLEST = 480              # pixels of the longer side, below which a drawn picture is enlarged
 # Okabe and Ito: told apart with any kind of colour vision
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
@@ -108,7 +108,7 @@ def draw(image: np.ndarray, found: Detections, classes: Sequence[str]) -> np.nda
     canvas = Image.fromarray(image)
     canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     scale = (canvas.width * canvas.height) ** 0.5
-    line, font = max(3, round(scale / 250)), _font(max(12, round(scale / 45)))
+    line, font = max(3, round(scale / 250)), font_of(max(12, round(scale / 45)))
     brush = ImageDraw.Draw(canvas)
     order = np.argsort(-found.scores, kind='stable')
     boxes = found.boxes[order] * factor
@@ -170,7 +170,7 @@ def _overlap(place: Sequence[int], others: np.ndarray) -> bool:
 
 
 @functools.lru_cache
-def _font(size: int):
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
     from matplotlib import get_data_path
     return ImageFont.truetype(f'{get_data_path()}/fonts/ttf/DejaVuSans.ttf', size)

@@ -71,18 +71,13 @@ class TorchModel(Model):
         if self.input_size:
             return super().__call__(images)
         found = [self._pipeline_of(image) for image in images]     # shapes differ after resizing
-        return [self._predict([data['inputs']], [data['data_samples']], rescale=True)[0]
+        return [self._predict({key: [value] for key, value in data.items()}, rescale=True)[0]
                 for data in found]
 
     def detect(self, batch: np.ndarray) -> list[Detections]:
-        import torch
-        from mmdet.structures import DetDataSample
-        shape = batch.shape[1:3]
-        meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
-        inputs = [torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
-                  for image in batch]          # BGR, as mmdet loads
-        found = self._predict(inputs, [DetDataSample(metainfo=dict(meta)) for _ in inputs])
-        return [each.scaled(1 / shape[1], 1 / shape[0]) for each in found]
+        height, width = batch.shape[1:3]
+        found = self._predict(as_data(batch))
+        return [each.scaled(1 / width, 1 / height) for each in found]
 
     def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         import torch
@@ -96,11 +91,11 @@ class TorchModel(Model):
         with torch.inference_mode():
             return tuple(out.numpy() for out in self._graph(torch.from_numpy(batch)))
 
-    def _predict(self, inputs: list, samples: list, rescale: bool = False) -> list[Detections]:
+    def _predict(self, data: dict, rescale: bool = False) -> list[Detections]:
         import torch
         detector = self.student.detector
         with torch.inference_mode():
-            data = detector.data_preprocessor(dict(inputs=inputs, data_samples=samples), False)
+            data = detector.data_preprocessor(data, False)
             found = detector.predict(data['inputs'], data['data_samples'], rescale=rescale)
         return [Detections(*(sample.pred_instances[key].cpu().numpy()
                              for key in ('bboxes', 'scores', 'labels'))) for sample in found]
@@ -167,6 +162,18 @@ class OnnxModel(Model):
         boxes, scores, labels = self.session.run(None, {'images': batch})
         return [Detections(b[n >= 0], s[n >= 0], n[n >= 0])
                 for b, s, n in zip(boxes, scores, labels, strict=True)]
+
+
+def as_data(batch: np.ndarray) -> dict:
+    """RGB uint8 (B, H, W, 3) as mmdet's data set would hand it to the preprocessor: BGR, a sample each."""
+    import torch
+    from mmdet.structures import DetDataSample
+    shape = batch.shape[1:3]
+    meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    return dict(
+        inputs=[torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+                for image in batch],
+        data_samples=[DetDataSample(metainfo=dict(meta)) for _ in batch])
 
 
 def open_model(path: str | Path, config: str | Path | None = None, options: Sequence[str] = (),

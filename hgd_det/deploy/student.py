@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.checkpoint import load
 from hgd_det.deploy import literal
+from hgd_det.distill.teacher import as_pair
 from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
@@ -129,7 +130,6 @@ def _taught(cfg: Config) -> dict:
 
 def _classes(cfg: Config, meta: Mapping, detector: nn.Module) -> tuple[str, ...]:
     """The names the run recorded, else the config's, else plain numbers."""
-    from mmdet.registry import DATASETS
     kind = test_set(cfg).get('type')
     head = getattr(detector, 'bbox_head', None) or detector.roi_head.bbox_head
     number = (head[0] if isinstance(head, nn.ModuleList) else head).num_classes
@@ -147,6 +147,21 @@ def test_set(cfg: Config) -> Mapping:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
+
+
+def build_test_set(cfg: Config):
+    """The test data set itself, wrapped as the config has it."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+        return DATASETS.build(cfg.test_dataloader.dataset)
+
+
+def nominal_size(cfg: Config) -> tuple[int, int] | None:
+    """(height, width): the config's `input_size`, else what its test pipeline resizes to, if it does."""
+    if cfg.get('input_size') is not None:
+        return as_pair(cfg.input_size)
+    scales = [step['scale'] for step in test_set(cfg).get('pipeline') or []
+              if step.get('type') == 'Resize' and isinstance(step.get('scale'), (list, tuple))]
+    return as_pair(tuple(scales[0])[::-1]) if scales else None  # mmdet gives (width, height)
 
 
 def test_pipeline(cfg: Config) -> list[dict]:

@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 from hgd_det.deploy import tables
 from hgd_det.deploy.pictures import read
 from hgd_det.deploy.postprocess import Detections, Settings, detections
 from hgd_det.deploy.runtime import Model
-from hgd_det.engine.runner import user_errors
+from hgd_det.deploy.student import build_test_set
 from hgd_det.errors import UserError
 
 # what float32 arithmetic in another order may change, and what rounding to float16 does
@@ -84,8 +82,7 @@ def pictures_of(cfg: Config, limit: int) -> Iterator[np.ndarray]:
     """The first images of the config's test set."""
     if not cfg.get('test_dataloader'):
         raise UserError('--verify test: the config has no test_dataloader; give a folder of images')
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset = build_test_set(cfg)
     for index in range(min(limit, len(dataset))):
         yield read(Path(dataset.get_data_info(index)['img_path']))
 

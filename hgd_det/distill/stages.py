@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from hgd_det.errors import UserError
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish,
                nn.Mish, nn.Sigmoid)
 SELECTIONS = ('source', 'literal', 'heads', 'all')
+NAME = r's\d+(?:x\d+)?(?:_\d+)?'     # of a pair, as its values are logged: s75, s19x25, s19_0
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,11 @@ def select_stages(view: Survey, *, select: str = 'source', act: str = 'post',
     return {size: stages[size] for size in sorted(stages, key=_largest_first)}
 
 
+def _uncrossed(pairs: Sequence[tuple]) -> Iterator[tuple]:
+    """Of two pairs of sizes the larger with the larger: taking the nearest first can cross them."""
+    return zip(*(sorted((pair[side] for pair in pairs), key=_largest_first) for side in (0, 1)), strict=True)
+
+
 def _largest_first(size: tuple[int, int]) -> tuple:
     return -size[0] * size[1], size
 
@@ -240,9 +246,7 @@ def pair_stages(student: Survey, teacher: Survey, *, select: str = 'source', act
                 other = min(free, key=lambda s: abs(math.log(s[0] / size[0])))
                 resized.append((size, other))
                 free.remove(other)
-    # the nearest first can cross: of two of a kind the larger pairs with the larger
-    matched = [pair for kind in (matched, resized) for pair in zip(
-        *(sorted(sizes, key=_largest_first) for sizes in zip(*kind, strict=True)), strict=True)]
+    matched = [*_uncrossed(matched), *_uncrossed(resized)]
     heights = Counter(other[0] for _, other in matched)
     pairs = []
     for size, other in sorted(matched, key=lambda m: _largest_first(m[1])):

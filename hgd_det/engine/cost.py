@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 
 import hgd_det.registered  # noqa: F401
 from hgd_det.distill.schedule import Progress
-from hgd_det.engine.runner import user_errors
+from hgd_det.engine.mistakes import user_errors
 
 # seconds, and the keys of what was logged: they tell a method's phases apart
 Step = tuple[float, frozenset[str]]

@@ -21,7 +21,7 @@ import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.distill.distiller import Distiller
 from hgd_det.distill.schedule import Progress
 from hgd_det.engine.health import sick_maps
-from hgd_det.engine.runner import user_errors
+from hgd_det.engine.mistakes import user_errors
 from hgd_det.errors import UserError
 
 HOPELESS = 0.05   # a teacher of less mAP has hardly anything to teach

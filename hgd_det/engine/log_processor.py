@@ -6,7 +6,9 @@ import re
 from mmdet.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
 
-_STAGE = re.compile(r'(?P<term>\w+)_(?P<what>[du])_(?P<stage>s\d+(?:_\d+)?)')
+from hgd_det.distill.stages import NAME
+
+_STAGE = re.compile(rf'(?P<term>\w+)_(?P<what>[du])_(?P<stage>{NAME})')
 
 
 @LOG_PROCESSORS.register_module()

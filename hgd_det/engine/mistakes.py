@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
 import re
 import traceback
@@ -13,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from torch.utils.data import DataLoader
 
+from hgd_det.engine.faults import NO_SPACE
 from hgd_det.errors import RunError, UserError, near
 
 # settings that are whole numbers, and the least of each
@@ -21,8 +21,6 @@ NUMBERS = {'train_cfg.max_iters': 1, 'train_cfg.max_epochs': 1, 'train_cfg.val_i
               for name, least in (('batch_size', 1), ('num_workers', 0))}}
 SECTIONS = ('optim_wrapper', 'default_hooks', 'env_cfg',
             *(f'{part}_{rest}' for part in ('train', 'val', 'test') for rest in ('dataloader', 'cfg')))
-# a full disk, a quota, a limit on the size of files
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 MORE = 'HGD_DET_TRACEBACK=1 shows where'
 
 

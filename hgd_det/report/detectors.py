@@ -10,22 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.deploy import pictures
 from hgd_det.deploy.bench import measure, summary, torch_threads
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.deploy.runtime import TorchModel
-from hgd_det.deploy.student import Student, load_student, test_set
-from hgd_det.distill.teacher import as_pair
-from hgd_det.engine.runner import user_errors
+from hgd_det.deploy.student import Student, build_test_set, load_student, nominal_size
 from hgd_det.errors import UserError
 from hgd_det.models.complexity import Complexity, count
 
-DEFAULT_SIZE = 256          # of a detector that takes images of any size
+DEFAULT_SIZE = (256, 256)   # of a detector that takes images of any size
 SECONDS = 4                 # for timing a detector, warm-up included
 REPEAT = (5, 60)            # timed calls, at least and at most
 
@@ -53,18 +49,9 @@ class Scene:
 def open_detector(checkpoint: str | Path, config: str | Path | None = None, name: str = '') -> Detector:
     """The student of a checkpoint, with the config inside it unless another is given."""
     student = load_student(checkpoint, config)
-    size = student.input_size or nominal_size(student.config)
+    size = student.input_size or nominal_size(student.config) or DEFAULT_SIZE
     return Detector(name or Path(checkpoint).stem, student, TorchModel(student), size,
                     count(student.detector, size))
-
-
-def nominal_size(cfg: Config) -> tuple[int, int]:
-    """(height, width): the config's `input_size`, else what its test pipeline resizes to, else 256."""
-    if cfg.get('input_size') is not None:
-        return as_pair(cfg.input_size)
-    scales = [step['scale'] for step in test_set(cfg).get('pipeline') or []
-              if step.get('type') == 'Resize' and isinstance(step.get('scale'), (list, tuple))]
-    return as_pair(tuple(scales[0])[::-1] if scales else DEFAULT_SIZE)
 
 
 # ----------------------------------------------------------------------------------------- looking
@@ -74,8 +61,7 @@ class Scenes:
     def __init__(self, cfg: Config):
         if not cfg.get('test_dataloader'):
             raise UserError('the config has no test_dataloader, so there are no images to look at')
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
-            self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        self.dataset = build_test_set(cfg)
         self.classes = tuple(self.dataset.metainfo.get('classes') or ())
 
     def __len__(self) -> int:
@@ -94,9 +80,9 @@ class Scenes:
                      np.array([bool(each.get('ignore_flag')) for each in objects], bool))
 
 
-def look(detector: Detector, scene: Scene, score: float) -> Detections:
-    """What a detector finds, in pixels of the image."""
-    return detector.model([scene.image])[0].above(score)
+def look(detector: Detector, image: np.ndarray, score: float) -> Detections:
+    """What a detector finds in an RGB image, in its pixels."""
+    return detector.model([image])[0].above(score)
 
 
 # ------------------------------------------------------------------------------------------ timing

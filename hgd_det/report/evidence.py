@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from hgd_det.checkpoint import sha256
 from hgd_det.deploy.bench import cores, cpu
 from hgd_det.engine.doctor import spread
-from hgd_det.engine.runner import user_errors
+from hgd_det.engine.mistakes import user_errors
 from hgd_det.errors import UserError
 from hgd_det.report import panels
 from hgd_det.report.cast import ORDER, Member, leading, terms
@@ -149,7 +149,7 @@ def _look(found: Evidence, members: Sequence[Member], images: int, score: float,
             say(f'looking at test image {count + 1} of {len(looked)}')
         scene = tests.scene(index)
         for name, detector in able.items():
-            found.outcomes[name].append(_outcome(look(detector, scene, score), scene))
+            found.outcomes[name].append(_outcome(look(detector, scene.image, score), scene))
     if images:
         say('drawing')
         _show(found, members, able, tests, looked, images, score)
@@ -161,7 +161,7 @@ def _seconds(able: Mapping[str, Detector], tests: Scenes, score: float) -> float
     for _ in range(2):
         began = time.perf_counter()
         for detector in able.values():
-            look(detector, scene, score)
+            look(detector, scene.image, score)
     return time.perf_counter() - began
 
 
@@ -190,7 +190,7 @@ def _show(found: Evidence, members: Sequence[Member], able: Mapping[str, Detecto
     for position in picked:
         scene, views = tests.scene(looked[position]), {}
         for name, detector in shown.items():
-            detections = look(detector, scene, score)
+            detections = look(detector, scene.image, score)
             views[name] = View(detections, _outcome(detections, scene),
                                panels.maps(detector, specs[name], found.sizes, scene.image))
         found.scenes.append((scene, views))

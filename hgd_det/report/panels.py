@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from PIL import Image, ImageDraw
 
 from hgd_det.deploy.postprocess import Detections
+from hgd_det.deploy.runtime import as_data
 from hgd_det.distill.stages import MapSpec, select_stages, survey
 from hgd_det.distill.taps import Taps
 from hgd_det.errors import UserError
@@ -63,13 +63,9 @@ def maps(detector: Detector, specs: dict[Size, MapSpec], sizes: Sequence[Size],
     wanted = {size: specs[size].tap for size in sizes if size in specs}
     height, width = detector.size
     pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1)))
-    sample = DetDataSample(metainfo=dict(img_shape=detector.size, ori_shape=detector.size,
-                                         scale_factor=(1.0, 1.0)))
     network = detector.student.detector
     with torch.no_grad(), Taps(network, wanted.values()) as taps:
-        data = network.data_preprocessor(dict(inputs=[tensor], data_samples=[sample]), False)
-        network.extract_feat(data['inputs'])
+        network.extract_feat(network.data_preprocessor(as_data(pixels[None]), False)['inputs'])
     return {size: taps[tap][0].numpy() for size, tap in wanted.items()}
 
 
@@ -98,17 +94,17 @@ def heat(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def shape_of(scene: Scene) -> tuple[int, int]:
-    """(height, width) at which an image is shown."""
-    height, width = scene.image.shape[:2]
-    factor = SIDE / max(height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+def fitted(image: np.ndarray, side: int = SIDE) -> tuple[int, int]:
+    """(height, width) at which an image is shown: its longer side is `side`."""
+    factor = side / max(image.shape[:2])
+    height, width = (max(1, round(length * factor)) for length in image.shape[:2])
+    return height, width
 
 
 def draw(scene: Scene, view: View, baseline: Outcome | None = None) -> np.ndarray:
     """The image with what was found: light blue; wide and yellow what `baseline` did not find; thin and
     orange what is wrong; white and dotted the objects that were not found."""
-    height, width = shape_of(scene)
+    height, width = fitted(scene.image)
     canvas = Image.fromarray(cv2.resize(scene.image, (width, height), interpolation=cv2.INTER_CUBIC))
     brush = ImageDraw.Draw(canvas)
     factor = np.array([width / scene.image.shape[1], height / scene.image.shape[0]] * 2)

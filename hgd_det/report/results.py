@@ -13,7 +13,7 @@ import os
 import re
 import statistics
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hgd_det.checkpoint import atomic_write
@@ -58,12 +58,16 @@ def add(row: Mapping[str, str], path: str | Path, replace: bool = False) -> bool
         if key(row) in rows and not replace:
             return False
         rows[key(row)] = {name: row.get(name, '') for name in COLUMNS}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows.values())
-        atomic_write(text.getvalue(), path)
+        atomic_write(as_csv(rows.values(), COLUMNS), path)
     return True
+
+
+def as_csv(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @contextlib.contextmanager

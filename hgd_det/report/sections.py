@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from hgd_det.distill.stages import NAME
 from hgd_det.report import charts
 from hgd_det.report.cast import Gain, Member, gain, leading, terms
 from hgd_det.report.charts import Series
@@ -190,11 +191,17 @@ def stage_series(run: Run, term: str, letter: str) -> list[Series]:
     found: dict[str, list[tuple[float, float]]] = {}
     for row in run.train:
         for key, value in row.items():
-            if match := re.fullmatch(rf'{re.escape(term)}_{letter}_s(\d+(?:_\d+)?)', key):
-                found.setdefault(match[1], []).append((row['iter'], value))
-    order = sorted(found, key=lambda name: (-int(name.split('_')[0]), name))
+            if match := re.fullmatch(rf'{re.escape(term)}_{letter}_({NAME})', key):
+                found.setdefault(match[1][1:], []).append((row['iter'], value))
+    order = sorted(found, key=lambda name: (-_area(name), name))
     return [Series(f'stage {name}', found[name], round(i * SHADES / max(1, len(order) - 1)))
             for i, name in enumerate(order)]
+
+
+def _area(name: str) -> int:
+    """Of a stage `75`, `19x25` or `19_0`: a height alone is that of a square, or near enough."""
+    height, width = re.match(r'(\d+)(?:x(\d+))?', name).groups()
+    return int(height) * int(width or height)
 
 
 def correspondence(members: Sequence[Member], pairs: Mapping[str, Mapping[str, list[dict]]],

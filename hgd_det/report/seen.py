@@ -40,7 +40,7 @@ def views(members: Sequence[Member], evidence: Evidence) -> Section | None:
 def _scene(shown: Sequence[Member], scene: Scene, seen: Mapping[str, View], evidence: Evidence) -> str:
     lead = leading(shown, 'alone')
     alone = seen[lead.name].outcome if lead else None
-    shape = panels.shape_of(scene)
+    shape = panels.fitted(scene.image)
     rows = ['<tr><th scope="row">boxes</th>' + ''.join(
         f'<td>{_boxes(each, scene, seen[each.name], alone)}</td>' for each in shown) + '</tr>']
     for size in evidence.sizes:

@@ -15,8 +15,6 @@ WARMUP, REPEAT, SECONDS = 2, 50, 5    # timed calls, or seconds, whichever is ov
 def cost(config: str) -> tuple[str, str, str]:
     """With random weights, which the time of a network without NMS does not depend on."""
     cfg = read_config(config)
-    for part in ('backbone', 'neck'):
-        (cfg.model.get(part) or {}).pop('init_cfg', None)
     detector, size = build(cfg).eval(), cfg.input_size
     found = count(detector, size)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')

@@ -2,8 +2,6 @@
 import json
 import re
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,7 @@ from PIL import Image
 
 from hgd_det.data import check, findings, shapes
 from hgd_det.errors import UserError
+from hgd_det.testing import png
 
 BCCD = Path(__file__).resolve().parents[3] / 'shared/data/bccd'
 FIRST, SECOND, THIRD = 'train_00001', 'train_00002', 'train_00003'
@@ -78,15 +77,6 @@ def turned(root):
     picture.save(image(root), quality=95, exif=exif(6))
 
 
-def png_claiming(width, height):
-    def chunk(kind, data):
-        return (struct.pack('>I', len(data)) + kind + data
-                + struct.pack('>I', zlib.crc32(kind + data)))
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2,
-                                                                0, 0, 0))
-            + chunk(b'IDAT', zlib.compress(b'\0' * 64)) + chunk(b'IEND', b''))
-
-
 def png16(root):
     image(root).unlink()
     cv2.imwrite(str(image(root, suffix='.png')), np.full((96, 96, 3), 40000, np.uint16))
@@ -103,7 +93,7 @@ DIRT = {
     'image_undecodable (folder)': lambda r: (image(r).unlink(), image(r).mkdir()),
     'image_truncated': lambda r: image(r).write_bytes(
         image(r).read_bytes()[:len(image(r).read_bytes()) * 2 // 3]),
-    'image_huge': lambda r: image(r).write_bytes(png_claiming(60000, 60000)),
+    'image_huge': lambda r: image(r).write_bytes(png(60000, 60000)),
     'annotation_missing': lambda r: (r / f'Annotations/{FIRST}.xml').unlink(),
     'xml_unparsable': lambda r: edit(r, '</annotation>', ''),
     'xml_unparsable (empty)': lambda r: (r / f'Annotations/{FIRST}.xml').write_text(''),
@@ -273,7 +263,7 @@ def test_the_xml_bomb_is_never_expanded(voc, monkeypatch):
 
 
 def test_a_bomb_image_is_not_decoded(voc, monkeypatch):
-    image(voc).write_bytes(png_claiming(9000, 9000))
+    image(voc).write_bytes(png(9000, 9000))
     decoded = []
     real = cv2.imdecode
     monkeypatch.setattr(cv2, 'imdecode', lambda data, flag: decoded.append(len(data)) or real(

@@ -1,8 +1,6 @@
 """Whatever form a picture has, the detector sees what a person sees; what is drawn can be read."""
 import io
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import cv2
@@ -15,6 +13,7 @@ from hgd_det.deploy.pictures import Unreadable, Video, VideoFile, colour, draw, 
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.deploy.sources import VIDEOS
 from hgd_det.errors import UserError
+from hgd_det.testing import png
 
 BCCD = Path(__file__).resolve().parents[3] / 'shared/data/bccd/VOC2007/JPEGImages'
 LOSSLESS = {'PNG': {}, 'TIFF': {}, 'WEBP': dict(lossless=True), 'BMP': {}, 'GIF': {}}
@@ -129,15 +128,6 @@ def encoded(scene, kind) -> bytes:
     return buffer.getvalue()
 
 
-def claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims any size."""
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'\0'))
-            + chunk(b'IEND', b''))
-
-
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP'])
 @pytest.mark.parametrize('part', [0.5, 0.9])
 def test_a_file_that_ends_early_is_refused(scene, tmp_path, kind, part):
@@ -151,7 +141,7 @@ def test_a_file_that_ends_early_is_refused(scene, tmp_path, kind, part):
 @pytest.mark.parametrize('data, reason', [
     (b'', 'empty'), (b'hello', 'not an image'), (bytes(5000), 'not an image'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n', 'not an image'),
-    (claiming(11_000, 10_000), 'too many pixels'), (claiming(60_000, 60_000), 'too many pixels'),
+    (png(11_000, 10_000), 'too many pixels'), (png(60_000, 60_000), 'too many pixels'),
 ], ids=['nothing', 'text', 'zeros', 'a program', 'large', 'a bomb'])
 def test_what_is_no_image_is_refused_with_a_reason(tmp_path, data, reason):
     (tmp_path / 'file').write_bytes(data)
@@ -220,7 +210,7 @@ def test_twenty_classes_have_colours_of_their_own_and_any_number_has_some():
 
 def test_texts_of_boxes_at_one_place_do_not_hide_each_other():
     same = [(100, 100, 300, 300, .9 - label / 10, label) for label in range(4)]
-    places = pictures._places(found(*same).boxes, ['something 0.90'] * 4, pictures._font(14), 3, (500, 500))
+    places = pictures._places(found(*same).boxes, ['something 0.90'] * 4, pictures.font_of(14), 3, (500, 500))
     for i, (x1, y1, x2, y2) in enumerate(places):
         assert all(x2 <= a or c <= x1 or y2 <= b or d <= y1 for a, b, c, d in places[:i])
 

@@ -2,16 +2,13 @@
 that was given is as it was.
 """
 import builtins
-import hashlib
 import json
 import pickle
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ import torch
 
 from hgd_det.checkpoint import load
 from hgd_det.cli.main import main
+from hgd_det.testing import digests, png
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,15 +154,6 @@ def a_call(here, sound):
 
 def a_list(here, sound):
     torch.save([1], here / 'bad.pth')
-
-
-def png(width, height):
-    """A small picture whose header claims any size."""
-    def chunk(kind, content):
-        body = kind + content
-        return struct.pack('>I', len(content)) + body + struct.pack('>I', zlib.crc32(body))
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
-            + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b''))
 
 
 TRAIN = 'train {config} --cfg-options '
@@ -439,11 +428,6 @@ CASES = [
     ('a picture that claims to be huge', file('bad.png', png(60000, 60000)), FIND + 'bad.png', 'too many', 1),
     ('text named mp4', file('bad.mp4', 'hello'), FIND + 'bad.mp4', 'bad.mp4: not a video', 1),
 ]
-
-
-def digests(*folders):
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest()
-            for folder in folders for path in folder.rglob('*') if path.is_file()}
 
 
 @pytest.mark.parametrize('make, command, message, status',

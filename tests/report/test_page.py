@@ -3,6 +3,7 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from hgd_det.errors import UserError
 from hgd_det.report.page import write_report
+from hgd_det.report.runs import Run
+from hgd_det.report.sections import stage_series
 from tests.report.conftest import DISTILLED, evaluation
 
 VOID = {'meta', 'link', 'img', 'br', 'col'}
@@ -125,3 +128,10 @@ def test_the_same_run_twice_and_equal_names_are_refused(trio, make_run, tmp_path
         write_report([trio[0], trio[0]], tmp_path / 'r.html')
     with pytest.raises(UserError, match="two runs are called 'big'"):
         write_report([trio[0], make_run('other/big', [[{'iter': 20}]])], tmp_path / 'r.html')
+
+
+def test_stages_of_every_name_have_a_line_the_largest_first():
+    stages = {'hgd_d_s9': .1, 'hgd_d_s19x25': .2, 'hgd_d_s19x10': .3, 'hgd_d_s75_1': .4}
+    run = Run(Path(), train=[{'iter': i, **stages} for i in (20, 40)])
+    assert [each.name for each in stage_series(run, 'hgd', 'd')] == [
+        'stage 75_1', 'stage 19x25', 'stage 19x10', 'stage 9']

@@ -68,5 +68,5 @@ def test_the_test_set_gives_images_and_objects_in_pixels_of_the_file(detector):
     assert scene.boxes.shape == (2, 4) and scene.difficult.tolist() == [False, True]
     height, width = scene.image.shape[:2]
     assert (scene.boxes[:, 2] <= width).all() and (scene.boxes[:, 3] <= height).all()
-    found = look(detector, scene, 0.0)
-    assert len(found.boxes) and (look(detector, scene, 1.0).boxes).size == 0
+    found = look(detector, scene.image, 0.0)
+    assert len(found.boxes) and (look(detector, scene.image, 1.0).boxes).size == 0
