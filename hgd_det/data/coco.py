@@ -33,6 +33,12 @@ def numbers(values, count: int, limit: int = MAX_PIXEL) -> bool:
                     for v in values))
 
 
+def judge_box(bbox, size) -> str | None:
+    """`voc.judge` of `[x, y, width, height]`, and mmdet's rule for COCO: none is thinner than a pixel."""
+    x, y, w, h = bbox
+    return judge((x, y, x + w, y + h), size) or ('box_zero' if min(w, h) < 1 else None)
+
+
 def _key(value):
     """Ids as dictionary keys: numbers and strings as they are, anything else is unusable."""
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
@@ -120,10 +126,13 @@ def read(path: Path):
             continue
         if not numbers([entry.get('area')], 1, MAX_PIXEL ** 2):
             add('json_keys', where, f'area {_SHORT.repr(entry.get("area"))}')
+        elif entry['area'] <= 0:
+            add('box_zero', where, f'area {entry["area"]}, which mmdet believes whatever the box')
+            continue
         image.crowds += bool(entry.get('iscrowd'))
         x, y, w, h = box
         corners = (x, y, x + w, y + h)
-        if kind := judge(corners, image.size):
+        if kind := judge_box(entry['bbox'], image.size):
             add(kind, where, f'{categories[entry["category_id"]]} {box}')
             continue
         if min(w, h) < 4:
@@ -166,7 +175,7 @@ def clean(path: Path, keep: set, classes: list | None):
             continue
         size = [images[entry['image_id']][key] for key in ('width', 'height')]
         x, y, w, h = entry['bbox']
-        kind = judge((x, y, x + w, y + h), size)
+        kind = judge_box(entry['bbox'], size)
         if kind == 'box_outside':
             x1, y1 = max(x, 0), max(y, 0)
             w, h = min(x + w, size[0]) - x1, min(y + h, size[1]) - y1
@@ -176,7 +185,7 @@ def clean(path: Path, keep: set, classes: list | None):
             clipped += 1
         elif kind:
             continue
-        if not numbers([entry.get('area')], 1, MAX_PIXEL ** 2):
+        if not numbers([entry.get('area')], 1, MAX_PIXEL ** 2) or entry['area'] <= 0:
             entry = dict(entry, area=w * h)
         same = (entry['image_id'], entry['category_id'], *entry['bbox'])
         if same not in seen:

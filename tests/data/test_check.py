@@ -214,6 +214,8 @@ COCO_DIRT = {
         dict(d['annotations'][0], id=9999, image_id=555)),
     'crowd': lambda d: d['annotations'][0].update(iscrowd=1),
     'box_zero': with_box(10, 10, 0, 5),
+    'box_zero (thin)': with_box(10, 10, 0.5, 30),
+    'box_zero (area)': lambda d: d['annotations'][0].update(area=-1),
     'box_inverted': with_box(10, 10, -5, 5),
     'box_outside': with_box(80, 80, 40, 10),
     'box_tiny': with_box(10, 10, 2, 30),

@@ -99,7 +99,11 @@ def archives():
 
 
 def seeds():
-    """{kind: sound inputs}."""
+    """{kind: sound inputs, and what the fuzz once found}."""
     files = tree()
+    area, thin = coco('abc'), coco('abc')
+    area['annotations'][1]['area'] = -1
+    thin['annotations'][1]['bbox'][2] = 0.5
     return dict(xml=[files['VOC2007/Annotations/a.xml']], list=[files['VOC2007/ImageSets/Main/trainval.txt']],
-                json=[files['annotations/instances_train.json']], image=pictures(), archive=archives())
+                json=[json.dumps(one).encode() for one in (coco('abc'), area, thin)],
+                image=pictures(), archive=archives())

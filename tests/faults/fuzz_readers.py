@@ -233,9 +233,11 @@ class Fuzz:
         self.outcomes.update(f'{kind}: {one}' for one in found)
         return fresh
 
-    def run(self, seconds: float) -> None:
-        end, kinds = time.monotonic() + seconds, list(self.corpus)
-        while time.monotonic() < end:
+    def run(self, seconds: float, count: int | None) -> None:
+        """So many inputs, the same ones on any machine, or what there is time for."""
+        end, kinds, made = time.monotonic() + seconds, list(self.corpus), 0
+        while made < count if count is not None else time.monotonic() < end:
+            made += 1
             kind = self.random.choice(kinds)
             data, how = fuzz_mutations.mutate(self.random, self.random.choice(self.corpus[kind]), kind)
             if self.one(kind, data, how):
@@ -264,6 +266,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument('replay', nargs='*', metavar='FILE or KIND:BASE64', help='inputs to run once more')
     parser.add_argument('--seconds', type=float, default=60)
+    parser.add_argument('--inputs', type=int, metavar='N', help='after so many, not after a time')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--failures', type=Path, default='work_dirs/fuzz', help='where failing inputs go')
     parser.add_argument('--outcomes', action='store_true', help='list every outcome and how often it came')
@@ -280,9 +283,10 @@ def main() -> int:
             return 0
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders tell there what they think of their input
         faulthandler.enable(sys.stdout)
-        faulthandler.dump_traceback_later(args.seconds + 300, exit=True, file=sys.stdout)
+        limit = 300 + (args.seconds if args.inputs is None else args.inputs)
+        faulthandler.dump_traceback_later(limit, exit=True, file=sys.stdout)
         fuzz = Fuzz(readers, args.seed, args.failures)
-        fuzz.run(args.seconds)
+        fuzz.run(args.seconds, args.inputs)
         faulthandler.cancel_dump_traceback_later()
     if args.outcomes:
         print('\n'.join(f'{count:7} {name}' for name, count in sorted(fuzz.outcomes.items())))
