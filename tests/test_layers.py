@@ -14,6 +14,7 @@ MAY = {
     'engine': {'compat', 'models', 'distill', 'data', 'engine'},
     'deploy': {'compat', 'models', 'distill', 'data', 'engine', 'deploy'},
     'report': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report'},
+    'benchmarks': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'benchmarks'},
     'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'cli'},
 }
 LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS', 'registered', 'safe_types'}

@@ -1,0 +1,23 @@
+"""What is read and drawn for the benchmark of the data pipeline."""
+from pathlib import Path
+
+import pytest
+
+from hgd_det.benchmarks import command
+from hgd_det.benchmarks.data import drawn_samples
+from hgd_det.data import shapes
+
+
+def test_a_folder_in_voc_layout_is_measured(tmp_path, capsys):
+    pytest.importorskip('mmdet')
+    shapes.generate(tmp_path, train=4, test=1, seed=1)
+    assert command.main(['data', '--rounds', '1', '--images', str(tmp_path / 'VOC2007')]) == 0
+    rows = capsys.readouterr().out.splitlines()[-3:]
+    assert all(row.startswith('data') for row in rows) and '5 images of' in rows[0]
+
+
+def test_what_is_drawn_is_as_large_as_voc(tmp_path):
+    cv2 = pytest.importorskip('cv2')
+    samples = drawn_samples(tmp_path, count=3)
+    assert all(cv2.imread(one['img_path']).shape == (375, 500, 3) for one in samples)
+    assert all(70_000 < Path(one['img_path']).stat().st_size < 110_000 for one in samples)
