@@ -21,6 +21,7 @@ from mmengine.dist import barrier, is_main_process
 
 from hgd_det.checkpoint import atomic_write, newest_intact, sha256
 from hgd_det.distill.registry import TERMS
+from hgd_det.distill.teacher import UNTRAINED
 from hgd_det.engine.runner import build_runner, plain
 from hgd_det.errors import UserError
 
@@ -95,7 +96,7 @@ def generation(cfg: Config, number: int, changes: Mapping, teacher: Mapping | No
     one = copy.deepcopy(cfg)
     one.pop('generations')
     one.merge_from_dict(dict(changes))
-    one.work_dir = str(Path(cfg.work_dir, f'gen{number}'))
+    one.work_dir = str(Path(cfg.get('work_dir') or 'work_dirs', f'gen{number}'))
     one.randomness = {**(one.get('randomness') or {})}
     one.randomness.seed = (one.randomness.get('seed') or 0) + number - 1
     # mmengine keeps loggers and visualizers by these names, for the whole life of a process
@@ -110,6 +111,15 @@ def generation(cfg: Config, number: int, changes: Mapping, teacher: Mapping | No
         one.model.terms = {name: term for name, term in (one.model.get('terms') or {}).items()
                            if not _needs_teacher(term)}
     return one
+
+
+def each(cfg: Config) -> Iterator[Config]:
+    """The config of every generation, its teacher untrained: what it costs, not what it comes to."""
+    teacher = None
+    for number, changes in enumerate(_entries(cfg), 1):
+        one = generation(cfg, number, changes, teacher)
+        yield one
+        teacher = _as_teacher(one) | dict(checkpoint=UNTRAINED)
 
 
 def _entries(cfg: Config) -> list[Mapping]:
@@ -152,9 +162,13 @@ def _run(one: Config, record: dict) -> None:
 def _teacher(one: Config) -> dict:
     """Arguments of `Teacher` for who learns from this finished generation."""
     folder = Path(one.work_dir)
-    record, student = _read(folder), plain(one)
-    return dict(config=dict(model=student.model, input_size=student.get('input_size')),
-                checkpoint=str(folder / record['checkpoint']), sha256=record['sha256'])
+    record = _read(folder)
+    return _as_teacher(one) | dict(checkpoint=str(folder / record['checkpoint']), sha256=record['sha256'])
+
+
+def _as_teacher(one: Config) -> dict:
+    student = plain(one)
+    return dict(config=dict(model=student.model, input_size=student.get('input_size')))
 
 
 def _read(folder: Path) -> dict:

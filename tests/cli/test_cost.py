@@ -38,7 +38,21 @@ def test_a_table_with_each_configs_time_and_memory(config, tmp_path, capsys):
 def test_what_cannot_be_measured_is_said(config, tmp_path, capsys):
     assert main(['cost', str(config), '--repeat', '0']) == 2
     assert '--repeat 0: give 1 or more' in capsys.readouterr().err
-    several = tmp_path / 'several.py'
-    several.write_text(f'_base_ = {str(config)!r}\ngenerations = 2\n')
-    assert main(['cost', str(config), '--reference', str(several)]) == 2
-    assert 'is no single training; give another' in capsys.readouterr().err
+    nothing = tmp_path / 'nothing.py'
+    nothing.write_text(f'_base_ = {str(config)!r}\ntrain_dataloader = None\n')
+    assert main(['cost', str(config), '--reference', str(nothing)]) == 2
+    assert 'trains nothing; give another' in capsys.readouterr().err
+
+
+def test_generations_cost_as_much_as_their_trainings_together(config, tmp_path):
+    several, out = tmp_path / 'several.py', tmp_path / 'cost.csv'
+    several.write_text(DISTILL.format(student=str(config)).replace(
+        "factor=dict(type='FactorTransfer', pretrain=0.5)", "kd=dict(type='LogitKD')").replace(
+        ", checkpoint='untrained'", '') + 'generations = 3\n')
+    assert main(['cost', str(several), '--reference', str(config), '--repeat', '2', '--csv', str(out)]) == 0
+    alone, taught = csv.DictReader(out.open())
+    parts = dict(part.split(':') for part in taught['phases'].split())
+    assert list(parts) == ['gen1', 'gen2', 'gen3'], 'the first has nobody to learn from'
+    assert abs(float(taught['step_ms']) - sum(map(float, parts.values()))) < 0.3
+    assert float(parts['gen2']) > float(parts['gen1'])
+    assert float(taught['memory_mb']) > float(alone['memory_mb'])

@@ -1,4 +1,4 @@
-"""The readers of data sets stand a fuzz: 1500 inputs, the same everywhere, so that only a change breaks it.
+"""The readers of data sets stand a fuzz: 4000 inputs, the same everywhere, so that only a change breaks it.
 
 HGD_DET_FUZZ_SECONDS goes on for as long as it says, HGD_DET_FUZZ_SEED begins elsewhere: both find more.
 """
@@ -16,7 +16,7 @@ pytestmark = [
 ]
 FUZZ = Path(__file__).with_name('fuzz_readers.py')
 SECONDS = os.environ.get('HGD_DET_FUZZ_SECONDS')
-LENGTH = ('--seconds', SECONDS) if SECONDS else ('--inputs', '1500')
+LENGTH = ('--seconds', SECONDS) if SECONDS else ('--inputs', '4000')  # a minute
 SEED = os.environ.get('HGD_DET_FUZZ_SEED', '0')
 # `voc.judge` with a fault, and then the fuzz as it is
 BROKEN = '''
@@ -33,7 +33,7 @@ def run(*arguments, program=()):
         [sys.executable, *program, FUZZ, *arguments], text=True, errors='replace',
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | dict(PYTHONPATH=f'{FUZZ.parents[2]}:{FUZZ.parent}', OMP_NUM_THREADS='1'),
-        timeout=float(SECONDS or 1500) + 900)
+        timeout=float(SECONDS or 4000) + 900)
     return done.returncode, done.stdout
 
 
