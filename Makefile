@@ -1,11 +1,11 @@
 # Everything happens in .venv, which each target makes when it is not there.
-#   make setup | demo | test | test-classic | test-faults | browser | lint | clean
+#   make setup | demo | test | test-classic | test-faults | bench | browser | lint | clean
 # PYTHON=python3.12 chooses another interpreter, TORCH_INDEX= another source of torch.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-classic test-faults browser lint clean
+.PHONY: setup demo test test-classic test-faults bench browser lint clean
 
 # 3.11 is the tested one; then whatever fits.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
@@ -28,6 +28,8 @@ TORCH_INDEX ?=
 MARKS ?= not slow and not gpu
 # arguments of hgd-det demo, as DEMO='--seed 1 --work-dir work_dirs/demo1'
 DEMO ?=
+# arguments of tools/benchmark.py, as BENCH='step memory --csv results/benchmark_cpu.csv'
+BENCH ?=
 
 setup: $(STAMP)
 
@@ -84,6 +86,9 @@ lint: $(STAMP)
 
 test-faults: $(STAMP)
 	HGD_DET_FAULTS=50 $(VENV)/bin/python -m pytest tests/faults
+
+bench: $(STAMP)
+	$(VENV)/bin/python tools/benchmark.py $(BENCH)
 
 # What tests/report/test_browser.py opens the report in: Debian's Chromium, which needs root, and
 # playwright-core, which brings no browser of its own.
