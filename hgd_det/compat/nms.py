@@ -8,7 +8,8 @@ keep their input order, so that results do not depend on the sorting routine of 
 import numpy as np
 import torch
 
-BLOCK = 256  # boxes compared at once; more would waste work on boxes that are suppressed anyway
+from hgd_det.compat.suppression import greedy, overlaps
+
 PACK = 48  # islands smaller than this are compared together, as a call costs more than its work
 
 
@@ -16,46 +17,6 @@ def as_numpy(tensor):
     """A view where possible. Half precision becomes single: numpy has no bfloat16."""
     tensor = tensor.detach().cpu()
     return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
-
-
-def areas(boxes, offset):
-    return (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
-
-
-def overlaps(boxes_a, boxes_b, offset):
-    """IoU of each of `boxes_a` (N, 4) with each of `boxes_b` (M, 4); NaN if both lack area."""
-    a, b = boxes_a.T[:, :, None], boxes_b.T[:, None, :]
-    inter = np.minimum(a[2], b[2])  # in place from here: temporaries would be half the run time
-    inter -= np.maximum(a[0], b[0])
-    height = np.minimum(a[3], b[3])
-    height -= np.maximum(a[1], b[1])
-    if offset:
-        inter += offset
-        height += offset
-    np.maximum(inter, 0, out=inter)
-    np.maximum(height, 0, out=height)
-    inter *= height
-    union = np.add(areas(boxes_a, offset)[:, None], areas(boxes_b, offset)[None], out=height)
-    union -= inter
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return np.divide(inter, union, out=inter)
-
-
-def greedy(boxes, threshold, offset):
-    """Mask (N,) of the boxes that survive: those that overlap no survivor before them."""
-    keep = np.ones(len(boxes), bool)
-    for start in range(0, len(boxes), BLOCK):
-        block = boxes[start:start + BLOCK]
-        alive = keep[start:start + BLOCK]  # a view: writing it writes `keep`
-        for before in range(0, start, BLOCK):
-            survivors = boxes[before:before + BLOCK][keep[before:before + BLOCK]]
-            alive &= ~(overlaps(survivors, block, offset) > threshold).any(0)
-        suppresses = np.triu(overlaps(block, block, offset) > threshold, 1)
-        spares = ~suppresses
-        for i in np.flatnonzero(suppresses.any(1)).tolist():
-            if alive[i]:
-                alive &= spares[i]
-    return keep
 
 
 def islands(boxes, offset):

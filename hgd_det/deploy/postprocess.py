@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hgd_det.compat.suppression import survivors
 from hgd_det.errors import UserError
 
 
@@ -77,22 +78,13 @@ def detections(boxes: np.ndarray, scores: np.ndarray, settings: Settings) -> Det
     score = scores[anchor, label]
     order = np.argsort(-score, kind='stable')
     anchor, label, score = anchor[order], label[order], score[order]
-    kept = np.concatenate([np.empty(0, np.int64)] + [
-        index[nms(boxes[anchor[index]], settings.iou)]
-        for index in (np.flatnonzero(label == c) for c in np.unique(label))])
-    kept = np.sort(kept)[:settings.keep]    # positions are in order of score
+    place = np.argsort(label, kind='stable')
+    keep = np.empty(len(label), bool)
+    keep[place] = survivors(boxes[anchor[place]], np.bincount(label), settings.iou)
+    kept = np.flatnonzero(keep)[:settings.keep]    # positions are in order of score
     return Detections(boxes[anchor[kept]].astype(np.float32), score[kept].astype(np.float32), label[kept])
 
 
 def nms(boxes: np.ndarray, iou: float) -> np.ndarray:
     """Positions that stay of boxes sorted by score, best first."""
-    lower, upper = boxes[:, :2], boxes[:, 2:]
-    area = (upper - lower).prod(1)
-    left, kept = np.arange(len(boxes)), []
-    while len(left):
-        first, left = left[0], left[1:]
-        kept.append(first)
-        overlap = (np.minimum(upper[first], upper[left])
-                   - np.maximum(lower[first], lower[left])).clip(0).prod(1)
-        left = left[overlap <= iou * (area[first] + area[left] - overlap)]
-    return np.array(kept, np.int64)
+    return np.flatnonzero(survivors(boxes, [len(boxes)], iou))

@@ -173,14 +173,20 @@ class COCOmAP(CocoMetric):
         return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
+def coco_tools(faster: bool = True) -> tuple[type, type]:
+    """`COCO` and `COCOeval`: those of faster-coco-eval, or pycocotools' own where it is not installed."""
+    if faster:
+        with contextlib.suppress(ImportError):
+            from faster_coco_eval import COCO, COCOeval_faster
+            return COCO, COCOeval_faster
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    return COCO, COCOeval
+
+
 def coco_stats(truth: dict, detections: list[dict], *, cat_ids, max_dets, iou_thrs, img_ids):
     """pycocotools' twelve figures and its precision: (threshold, recall, class, area, max_dets)."""
-    try:
-        from faster_coco_eval import COCO
-        from faster_coco_eval import COCOeval_faster as COCOeval
-    except ImportError:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+    COCO, COCOeval = coco_tools()
     coco = COCO()
     coco.dataset = truth
     coco.createIndex()

@@ -1,4 +1,4 @@
-"""mmdet's SSD head with the loss of a whole batch at once."""
+"""mmdet's SSD head with the loss and the detections of a whole batch at once."""
 from __future__ import annotations
 
 import torch
@@ -12,15 +12,17 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from hgd_det.models import batched_predict
 from hgd_det.models.anchor_rows import anchor_rows, pick
 from hgd_det.models.matching import NOBODY, hardest, match
 
 EPS = torch.finfo(torch.float32).eps    # what mmdet adds to the count it divides a box loss by
+PIECE = 8192    # rows whose softmax stays in the cache
 
 
 @MODELS.register_module()
 class BatchedSSDHead(SSDHead):
-    """SSDHead, whose losses and gradients it computes without a loop over the images.
+    """SSDHead, whose losses, gradients and detections it computes without a loop over the images.
 
     Arguments, state dict, outputs and predictions are SSDHead's. So are the losses, image by image:
     anchors are matched in its order, and what ties, in overlap or in hardness, falls to the same anchor.
@@ -32,6 +34,10 @@ class BatchedSSDHead(SSDHead):
     and losses are the same for all of them. A subclass changes `get_targets` or `box_losses`;
     `_get_targets_single` and `loss_by_feat_single` are not called, and what an instance segmentor asks
     of `get_positive_infos` is not kept.
+
+    Detections are mmdet's to the last bit and tie, for the plain NMS of SSD's `test_cfg`; any other is left
+    to mmdet (`batched_predict.covers`). `_predict_by_feat_single` and `_bbox_post_process` are then not
+    called.
     """
 
     def get_anchors(self, featmap_sizes, batch_img_metas, device='cuda') -> tuple[list, list]:
@@ -114,8 +120,7 @@ class BatchedSSDHead(SSDHead):
 
         with torch.no_grad():
             scores, preds = anchor_rows(cls_scores, priors), anchor_rows(bbox_preds, priors)
-            background = labels.new_full((labels.numel(),), self.num_classes)
-            loss = F.cross_entropy(scores.flatten(0, 1), background, reduction='none')
+            loss = background_loss(scores.flatten(0, 1), self.num_classes)
             chosen, taken, positives = hardest(loss.view_as(labels) * label_weights,
                                                labels == self.num_classes, self.train_cfg['neg_pos_ratio'])
         loss = F.cross_entropy(pick(cls_scores, priors, scores, chosen).flatten(0, 1),
@@ -142,3 +147,21 @@ class BatchedSSDHead(SSDHead):
         """
         loss = smooth_l1_loss(preds, targets, weights, beta=self.train_cfg['smoothl1_beta'], reduction='none')
         return dict(loss_bbox=loss.flatten(1).sum(1) / (avg_factor + EPS))
+
+    def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors=None,
+                        batch_img_metas: list[dict] | None = None, cfg=None, rescale: bool = False,
+                        with_nms: bool = True) -> list:
+        """An `InstanceData` of boxes, scores and labels of each image."""
+        settings = self.test_cfg if cfg is None else cfg
+        if score_factors is None and batched_predict.covers(self, settings, [*cls_scores, *bbox_preds]):
+            return batched_predict.detections(self, cls_scores, bbox_preds, batch_img_metas, settings,
+                                              rescale, with_nms)
+        return super().predict_by_feat(cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale,
+                                       with_nms)
+
+
+def background_loss(scores: Tensor, background: int) -> Tensor:
+    """(N,) cross entropy of (N, K) scores, were all background; in pieces, to hold no second N x K."""
+    label = torch.full((min(PIECE, len(scores)),), background, device=scores.device)
+    return torch.cat([F.cross_entropy(piece, label[:len(piece)], reduction='none')
+                      for piece in scores.split(PIECE)])

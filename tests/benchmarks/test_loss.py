@@ -1,0 +1,38 @@
+"""What the loss is measured on."""
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+from hgd_det.benchmarks import loss  # noqa: E402
+
+
+def test_both_heads_compute_the_same_loss_and_gradient_on_the_maps():
+    theirs, ours = loss.heads(loss.SHAPES)
+    images = loss.objects(3, loss.SHAPES, theirs.num_classes)
+    maps = [[level.requires_grad_() for level in kind] for kind in loss.outputs(theirs, images, loss.SHAPES)]
+    found = [loss._step(head, maps, images, loss.SHAPES)() for head in (ours, theirs)]
+    loss.assert_equal(*found)
+    assert found[0][0] > 0 and all(found[0][level].abs().sum() > 0 for level in (1, 2, 5, 6))
+    found[1][0] = found[1][0] + 0.1
+    with pytest.raises(AssertionError):
+        loss.assert_equal(*found)
+
+
+def test_the_maps_are_those_of_a_detector_that_has_learned():
+    head = loss.heads(loss.SSD300)[1]
+    images = loss.objects(4, loss.SSD300, head.num_classes)
+    maps = loss.outputs(head, images, loss.SSD300)
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for kind in maps for level in kind)
+    metas = [meta | dict(scale_factor=(1, 1)) for meta in loss.metas(4, loss.SSD300)]
+    for image, found in zip(images, head.predict_by_feat(*maps, batch_img_metas=metas), strict=True):
+        assert len(found) > 50      # most of them noise, as of real detectors at this threshold
+        assert {int(found.labels[0])} <= set(image.labels.tolist())
+
+
+def test_boxes_are_as_many_and_as_large_as_vocs():
+    rng = np.random.default_rng(0)
+    images = [loss.voc_boxes(rng, 300) for _ in range(2000)]
+    boxes = np.concatenate(images)
+    assert 2.3 < len(boxes) / len(images) < 2.5 and min(map(len, images)) == 1
+    assert boxes.min() >= 0 and boxes.max() <= 300 and (boxes[:, 2:] - boxes[:, :2]).min() > 23.9
