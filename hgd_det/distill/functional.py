@@ -6,6 +6,7 @@ Shapes: B images, C channels, HxW cells. ``V`` is the adapted student map, ``Z``
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,11 @@ def focal_factors(losses: Tensor, gamma: float = 2.0, mode: str = 'paper') -> Te
     return (1 - p) ** gamma if mode == 'paper' else p ** gamma
 
 
+def by_cell(x: Tensor) -> bool:
+    """Whether the channels of each cell of (B,C,H,W) are neighbours in memory, and the cells too."""
+    return x.permute(0, 2, 3, 1).is_contiguous()
+
+
 # Statistics along channels --------------------------------------------------------------------
 
 def channel_statistic(S: Tensor, kind: str, norm: str = 'none') -> Tensor:
@@ -107,10 +113,20 @@ def channel_moments(S: Tensor) -> tuple[Tensor, Tensor]:
     if S.is_cuda or (S.requires_grad and torch.is_grad_enabled()):
         S = S.to(dtype)
         return S.mean(1), S.var(1, unbiased=False)
-    # torch's variance along a strided dimension is ten times slower on a CPU than two passes over
-    # a tile in cache
+    # torch's variance is ten times slower on a CPU than two passes over a tile in cache, and a matrix
+    # product faster than its sum over a short vector
     mean = torch.empty(S.shape[0], *S.shape[2:], dtype=dtype, device=S.device)
     variance = torch.empty_like(mean)
+    share = torch.full((S.shape[1],), 1 / S.shape[1], dtype=dtype, device=S.device)
+    if by_cell(S):
+        rows = S.permute(0, 2, 3, 1).view(-1, S.shape[1])
+        step = max(1, TILE // S.shape[1])
+        for first in range(0, len(rows), step):
+            cells = slice(first, first + step)
+            tile = rows[cells].to(dtype)
+            average = torch.mv(tile, share, out=mean.view(-1)[cells])
+            torch.mv((tile - average[:, None]).square_(), share, out=variance.view(-1)[cells])
+        return mean, variance
     for where in tiles(S):
         tile = S[where].to(dtype)
         average = tile.mean(1, keepdim=True)
@@ -124,9 +140,14 @@ def channel_moments(S: Tensor) -> tuple[Tensor, Tensor]:
 def channel_norm(Z: Tensor, active: Tensor | None = None) -> Tensor:
     """(B,H,W): Euclidean length of each cell's vector; 0 for cells far from any active one."""
     dtype = precise(Z)
-    if Z.is_cuda or Z.is_contiguous(memory_format=torch.channels_last):
+    if Z.is_cuda or active is None and by_cell(Z):
         return torch.linalg.vector_norm(Z, dim=1, dtype=dtype)
     norm = torch.zeros(Z.shape[0], *Z.shape[2:], dtype=dtype, device=Z.device)
+    if by_cell(Z):
+        rows = Z.permute(0, 2, 3, 1).view(-1, Z.shape[1])
+        for cells in active.flatten().nonzero()[:, 0].split(max(1, TILE // Z.shape[1])):
+            norm.view(-1)[cells] = torch.linalg.vector_norm(rows.index_select(0, cells), dim=1, dtype=dtype)
+        return norm
     for where in tiles(Z, active):
         norm[(where[0], *where[2:])] = Z[where].to(dtype).square().sum(1).sqrt_()
     return norm
@@ -172,7 +193,21 @@ def _extent(active: Tensor) -> tuple[int, int]:
 
 # Masks from boxes -----------------------------------------------------------------------------
 
-def box_mask(boxes: Sequence[Tensor], size: tuple[int, int], input_shape: tuple[int, int],
+class Padded(NamedTuple):
+    """Lists of boxes as one tensor (B,n,4); ``real`` (B,n) tells which of them are there."""
+    boxes: Tensor
+    real: Tensor
+
+
+def pad_boxes(boxes: Sequence[Tensor]) -> Padded:
+    if not len(boxes):
+        return Padded(torch.zeros(0, 0, 4), torch.zeros(0, 0, dtype=torch.bool))
+    padded = pad_sequence([b.float().reshape(-1, 4) for b in boxes], batch_first=True)
+    counts = torch.tensor([b.numel() // 4 for b in boxes], device=padded.device)
+    return Padded(padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None])
+
+
+def box_mask(boxes: Sequence[Tensor] | Padded, size: tuple[int, int], input_shape: tuple[int, int],
              rule: str = 'overlap') -> Tensor:
     """(B,H,W) bool: the cells inside any ground-truth box.
 
@@ -182,18 +217,13 @@ def box_mask(boxes: Sequence[Tensor], size: tuple[int, int], input_shape: tuple[
     the cell.
 
     Args:
-        boxes: Per image (n,4), x1 y1 x2 y2 in input pixels.
+        boxes: Per image (n,4), x1 y1 x2 y2 in input pixels; or what :func:`pad_boxes` makes of that.
         size: (H, W) of the map.
         input_shape: (H, W) of the batch the boxes refer to, padding included.
     """
     choose('box_mask', 'rule', rule, MASKS)
     (height, width), (in_height, in_width) = size, input_shape
-    if not len(boxes):
-        return torch.zeros(0, height, width, dtype=torch.bool)
-    # (B,n,4), short lists filled up with boxes that cover nothing, whatever the rule
-    padded = pad_sequence([b.float().reshape(-1, 4) for b in boxes], batch_first=True)
-    counts = torch.tensor([b.numel() // 4 for b in boxes], device=padded.device)
-    real = torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+    padded, real = boxes if isinstance(boxes, Padded) else pad_boxes(boxes)
     x1, y1, x2, y2 = padded.unbind(2)
     # product first: a border at the exact centre of a cell stays there
     across = _cover(x1 * width / in_width, x2 * width / in_width, width, rule)
@@ -201,7 +231,7 @@ def box_mask(boxes: Sequence[Tensor], size: tuple[int, int], input_shape: tuple[
     down = down * real[..., None]
     if rule != 'area':  # covers are 0 or 1, so boxes may be added up
         return down.transpose(1, 2) @ across > 0.5
-    mask = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=padded.device)
+    mask = torch.zeros(len(padded), height, width, dtype=torch.bool, device=padded.device)
     for i in range(padded.shape[1]):
         mask |= down[:, i, :, None] * across[:, i, None, :] >= 0.5
     return mask
@@ -225,7 +255,9 @@ def shared_box_mask(lesson, size: tuple[int, int], rule: str = 'overlap') -> Ten
     """:func:`box_mask` of a lesson, computed once per size and rule for all terms and stages."""
     key = ('box_mask', tuple(size), rule)
     if key not in lesson.memo:
-        lesson.memo[key] = box_mask(lesson.boxes, size, lesson.input_shape, rule)
+        if 'boxes' not in lesson.memo:
+            lesson.memo['boxes'] = pad_boxes(lesson.boxes)
+        lesson.memo[key] = box_mask(lesson.memo['boxes'], size, lesson.input_shape, rule)
     return lesson.memo[key]
 
 

@@ -1,17 +1,20 @@
 """The distance between an adapted student map and the teacher's, without ever holding that map.
 
 Written the obvious way, a 300x300 stage keeps the adapted map, both normalised maps, their product
-and a gradient for each of them, all at the teacher's channels. Here the gradient is computed in the
-forward pass, tile by tile, while a tile is in cache; only what backward must hand on stays: the
-gradients of the student map and of the adapter.
+and a gradient for each of them, all at the teacher's channels. Here only the cells that have weight are
+read, some thousands at a time, and the gradient is computed in the forward pass while they are in cache.
+Only what backward must hand on stays: the gradients of those cells of the student map and of the adapter.
 """
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hgd_det.distill.functional import DEAD, EPS, channel_norm, precise, tiles
+from hgd_det.distill import functional
+from hgd_det.distill.functional import DEAD, EPS, by_cell, channel_norm, precise
 
 
 def imitation(S: Tensor, Z: Tensor, weight: Tensor | None, bias: Tensor | None, w: Tensor,
@@ -21,7 +24,8 @@ def imitation(S: Tensor, Z: Tensor, weight: Tensor | None, bias: Tensor | None, 
 
     ``l`` is :func:`~hgd_det.distill.functional.cosine_distance` or ``l2_distance``. The value is
     differentiable with respect to ``S``, ``weight``, ``bias``, ``w`` and ``scale`` (once: there is
-    no gradient of the gradient). Cells without weight cost little where ``w`` is a constant.
+    no gradient of the gradient). Cells without weight cost nothing where ``w`` is a constant (on a GPU
+    they do: finding them would cost more than it saves).
 
     Args:
         S: Student map (B,C_S,H,W), at the teacher's resolution; any float type.
@@ -59,47 +63,43 @@ class _Imitation(torch.autograd.Function):
     def forward(ctx, S, Z, weight, bias, w, scale, z_norm, distance, l2_reduce):
         wants_S, _, wants_weight, wants_bias, wants_w = ctx.needs_input_grad[:5]
         wants_any = wants_S or wants_weight or wants_bias
-        dtype, count = precise(S, Z), S.shape[0]
-        # where nobody asks for dw, cells without weight can be left out altogether
-        active = None if wants_w or S.is_cuda else w > 0
-        if active is not None and active.all():
-            active = None
-        D = torch.zeros(count, dtype=dtype, device=S.device)
-        l_map = torch.zeros_like(w) if wants_w else None
-        dS = W = b = dW = db = None
-        if wants_S:
-            # float16 would lose the gradient of one cell among 90,000; bfloat16 has the range
-            dS = torch.empty_like(S, dtype=dtype if S.dtype == torch.float16 else S.dtype)
-            if active is not None:
-                dS.zero_()
+        dtype = precise(S, Z)
+        W = b = dW = db = None
         if weight is not None:
             W, b = weight.to(dtype), bias.to(dtype)
             if wants_weight or wants_bias:
-                dW, db = torch.zeros_like(W), torch.zeros_like(b)
-        scaled = w * scale[:, None, None]
-        room = _Room(dtype, S.device)
+                dW, db = torch.zeros_like(W.t()), torch.zeros_like(b)     # the way round that BLAS is fast
+        # float16 would lose the gradient of one cell among 90,000; bfloat16 has the range
+        kept = dtype if S.dtype == torch.float16 else S.dtype
+        scaled, l_map, room = w * scale[:, None, None], torch.zeros_like(w), _Room(dtype, S.device)
+        blocks, saved = [], []
 
-        for where in tiles(Z if Z.shape[1] >= S.shape[1] else S, active):
-            cells = (where[0], *where[2:])
-            S_t, Z_t = _columns(S[where], dtype), _columns(Z[where], dtype)  # (C,N): N cells
-            V = S_t if W is None else _affine(W, S_t, b, Z_t, room)
-            factor = scaled[cells].reshape(-1)
-            if distance == 'cosine':
-                norm = z_norm[cells].reshape(-1)
-                ell, dV = _cosine(V, Z_t, norm, factor if wants_any else None, room)
-            else:
-                ell, dV = _l2(V, Z_t, factor if wants_any else None, l2_reduce, room)
-            ell = ell.view(w[cells].shape)
-            D[where[0]] += (ell * w[cells]).sum((1, 2))
-            if wants_w:
-                l_map[cells] = ell
-            if dW is not None:
-                dW.addmm_(dV, S_t.t())
-                db += dV.sum(1)
-            if wants_S:
-                _store(dS[where], dV, W)
+        for images in _blocks(S, Z):
+            chosen = None if wants_w else _weighty(w[images])
+            s, z = _rows(S[images]), _rows(Z[images])
+            count = len(s) if chosen is None else len(chosen)
+            dS = s.new_empty(count, s.shape[1], dtype=kept) if wants_S else None
+            factor, ell_all = scaled[images].flatten(), l_map[images].view(-1)
+            norm = z_norm[images].flatten() if distance == 'cosine' else None
+            for piece in _pieces(count, z if z.shape[1] >= s.shape[1] else s):
+                cells = piece if chosen is None else chosen[piece]
+                s_t, z_t = room.take('S', s, cells), room.take('Z', z, cells)           # (N,C): N cells
+                V = s_t if W is None else torch.addmm(b, s_t, W.t(), out=room.like('V', z_t))
+                f = factor[cells] if wants_any else None
+                ell, dV = _cosine(V, z_t, norm[cells], f, room) if distance == 'cosine' else \
+                    _l2(V, z_t, f, l2_reduce, room)
+                ell_all[cells] = ell
+                if dW is not None:
+                    dW.addmm_(s_t.t(), dV)
+                    db += dV.sum(0)
+                if wants_S:
+                    _store(dS[piece], dV, W)
+            blocks.append(images)
+            saved += [dS, chosen]
 
-        ctx.save_for_backward(dS, dW, db, l_map, D, scale)
+        D = (l_map * w).sum((1, 2))
+        ctx.save_for_backward(dW, db, l_map if wants_w else None, D, scale, *saved)
+        ctx.blocks, ctx.shape = blocks, S.shape
         ctx.dtypes = [None if x is None else x.dtype for x in (S, weight, bias)]
         ctx.mark_non_differentiable(D)
         return (D * scale).sum(), D
@@ -107,84 +107,115 @@ class _Imitation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        dS, dW, db, l_map, D, scale = ctx.saved_tensors
-        wants = ctx.needs_input_grad
-        dS, dW, db = (None if d is None else (d * grad).to(dtype) for d, dtype in
-                      zip((dS, dW, db), ctx.dtypes, strict=True))
-        return (dS, None, dW if wants[2] else None, db if wants[3] else None,
+        dW, db, l_map, D, scale, *saved = ctx.saved_tensors
+        wants, (dtype_S, dtype_W, dtype_b) = ctx.needs_input_grad, ctx.dtypes
+        return (_whole(ctx.shape, ctx.blocks, saved, grad, dtype_S) if wants[0] else None, None,
+                (dW.t() * grad).to(dtype_W) if wants[2] else None,
+                (db * grad).to(dtype_b) if wants[3] else None,
                 l_map * (scale * grad)[:, None, None] if wants[4] else None,
                 D * grad if wants[5] else None, None, None, None)
 
 
-def _columns(tile: Tensor, dtype: torch.dtype) -> Tensor:
-    """(b,C,h,w) -> (C, b*h*w): a view where the layout allows, else a copy of the tile."""
-    return tile.transpose(0, 1).reshape(tile.shape[1], -1).to(dtype)
+# which cells, and in what order ---------------------------------------------------------------
+def _blocks(S: Tensor, Z: Tensor) -> Iterator[slice]:
+    """All images at once where both maps lie cell by cell; else as few as it takes, since each is copied."""
+    if by_cell(S) and by_cell(Z):
+        yield slice(0, len(S))
+        return
+    each = max(1, functional.TILE_CUDA // max(1, S[:1].numel(), Z[:1].numel()))
+    for first in range(0, len(S), each):
+        yield slice(first, first + each)
+
+
+def _weighty(w: Tensor) -> Tensor | None:
+    """Numbers (N,) of the cells that have weight; None for all of them."""
+    if w.is_cuda:
+        return None
+    found = (w != 0).flatten().nonzero()[:, 0]
+    return None if len(found) == w.numel() else found
+
+
+def _pieces(count: int, rows: Tensor) -> Iterator[slice]:
+    step = max(1, (functional.TILE_CUDA if rows.is_cuda else functional.TILE) // max(1, rows.shape[1]))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B,C,H,W) -> (B*H*W, C): a view where the channels of a cell are neighbours, else a copy."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 class _Room:
-    """Memory that every tile uses again: fresh memory costs more than the arithmetic in it."""
+    """Memory that every piece uses again: fresh memory costs more than the arithmetic in it."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self._kept: dict[str, Tensor] = {}
         self._options = dict(dtype=dtype, device=device)
 
-    def like(self, name: str, Z: Tensor) -> Tensor:
-        """(C,N), uninitialised, laid out as Z so that both are walked through in one order."""
-        if self._kept.get(name) is None or self._kept[name].numel() < Z.numel():
-            self._kept[name] = torch.empty(Z.numel(), **self._options)
-        flat = self._kept[name][:Z.numel()]
-        if _by_cell(Z):
-            return flat.view(Z.shape[1], Z.shape[0]).t()
-        return flat.view(Z.shape)
+    def like(self, name: str, x: Tensor) -> Tensor:
+        """Uninitialised, of the shape of x."""
+        if self._kept.get(name) is None or self._kept[name].numel() < x.numel():
+            self._kept[name] = torch.empty(x.numel(), **self._options)
+        return self._kept[name][:x.numel()].view(x.shape)
+
+    def take(self, name: str, rows: Tensor, cells: slice | Tensor) -> Tensor:
+        """These rows, in the dtype to compute in."""
+        if isinstance(cells, slice) or rows.dtype != self._options['dtype']:
+            return rows[cells].to(self._options['dtype'])
+        out = self.like(name, rows[:1].expand(len(cells), -1))
+        return torch.index_select(rows, 0, cells, out=out)
 
 
-def _by_cell(Z: Tensor) -> bool:
-    """Whether the channels of a cell are neighbours in memory (channels-last)."""
-    return Z.stride(0) == 1 and Z.stride(1) != 1
-
-
-def _affine(W: Tensor, S: Tensor, b: Tensor, Z: Tensor, room: _Room) -> Tensor:
-    V = room.like('V', Z)
-    if _by_cell(Z):
-        torch.addmm(b, S.t(), W.t(), out=V.t())
-    else:
-        torch.addmm(b[:, None], W, S, out=V)
-    return V
-
-
+# distances and gradients of N cells -----------------------------------------------------------
 def _cosine(V: Tensor, Z: Tensor, norm_z: Tensor, factor: Tensor | None, room: _Room):
-    """Distances (N,) and, times ``factor``, their gradient with respect to V (C,N).
+    """Distances (N,) and, times ``factor``, their gradient with respect to V (N,C).
 
     dl/dV = -(Z - cos |Z|/|V| V) / (|V| |Z|), and 0 where a vector has no direction.
     """
     work = room.like('work', Z)
-    dot = torch.mul(V, Z, out=work).sum(0)
-    norm_v = torch.mul(V, V, out=work).sum(0).sqrt_()
+    dot = torch.mul(V, Z, out=work).sum(1)
+    norm_v = torch.mul(V, V, out=work).sum(1).sqrt_()
     valid = (norm_v > EPS) & (norm_z >= DEAD)
     inverse = torch.where(valid, 1 / (norm_v * norm_z), 0)
     cosine = dot.mul_(inverse)
     if factor is not None:
-        torch.mul(V, torch.where(valid, -cosine * norm_z / norm_v, 0), out=work)
-        work.add_(Z).mul_(inverse.mul_(factor).neg_())
+        torch.mul(V, torch.where(valid, -cosine * norm_z / norm_v, 0)[:, None], out=work)
+        work.add_(Z).mul_(inverse.mul_(factor).neg_()[:, None])
     return 1 - cosine, work
 
 
 def _l2(V: Tensor, Z: Tensor, factor: Tensor | None, reduce: str, room: _Room):
-    share = 1.0 if reduce == 'sum' else 1 / len(V)
+    share = 1.0 if reduce == 'sum' else 1 / V.shape[1]
     difference = torch.sub(V, Z, out=room.like('difference', Z))
-    ell = torch.mul(difference, difference, out=room.like('work', Z)).sum(0).mul_(share)
+    ell = torch.mul(difference, difference, out=room.like('work', Z)).sum(1).mul_(share)
     if factor is not None:
-        difference.mul_(factor * (2 * share))
+        difference.mul_((factor * (2 * share))[:, None])
     return ell, difference
 
 
 def _store(target: Tensor, dV: Tensor, W: Tensor | None) -> None:
-    """``W^T dV`` into the student's gradient (b,C,h,w), without a copy where the layout allows."""
-    columns = target.transpose(0, 1).reshape(target.shape[1], -1)
-    in_place = columns.data_ptr() == target.data_ptr() and columns.dtype == dV.dtype
-    if W is not None and in_place:
-        torch.mm(W.t(), dV, out=columns)
-        return
-    dS = dV if W is None else W.t() @ dV
-    count, channels, height, width = target.shape
-    target.copy_(dS.view(channels, count, height, width).transpose(0, 1))
+    """``dV W`` into the gradient of these cells of the student map (N,C)."""
+    if W is not None and target.dtype == dV.dtype:
+        torch.mm(dV, W, out=target)
+    else:
+        target.copy_(dV if W is None else dV @ W)
+
+
+def _whole(shape: tuple, blocks: list[slice], saved: list[Tensor | None], grad: Tensor,
+           dtype: torch.dtype) -> Tensor:
+    """The gradient (B,C,H,W) of the student map: ``grad`` times that of the cells kept, and 0 elsewhere."""
+    count, channels, height, width = shape
+    whole = None
+    for images, kept, chosen in zip(blocks, saved[::2], saved[1::2], strict=True):
+        rows = (kept * grad).to(dtype)
+        if chosen is not None:
+            size = len(range(count)[images]) * height * width
+            rows = rows.new_zeros(size, channels).index_copy_(0, chosen, rows)
+        part = rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        if len(part) == count:
+            return part
+        if whole is None:
+            whole = part.new_empty(shape)
+        whole[images] = part
+    return whole

@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope
 import hgd_det.registered  # noqa: F401
 from hgd_det.distill.schedule import Progress
 from hgd_det.engine.mistakes import user_errors
+from hgd_det.engine.runner import keep_freed_memory
 
 # seconds, and the keys of what was logged: they tell a method's phases apart
 Step = tuple[float, frozenset[str]]
@@ -30,6 +31,7 @@ class Training:
     """One config on the CPU: its model and optimizer, and one batch of its training set."""
 
     def __init__(self, cfg: Config):
+        keep_freed_memory()
         size = int(cfg.train_dataloader.batch_size)
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
             data = DATASETS.build(cfg.train_dataloader.dataset)
@@ -97,13 +99,22 @@ def peak_memory(cfg: Config) -> int:
 
 def _peak(cfg: Config, threads: int) -> int:
     torch.set_num_threads(threads)
-    with contextlib.suppress(OSError):
-        Path('/proc/self/clear_refs').write_text('5')    # forgets the peak of importing
-    before = _memory('VmRSS')
-    with contextlib.redirect_stdout(sys.stderr):
+
+    def train() -> None:
         training = Training(cfg)
         for i in range(LOOKED):
             training.step(i / LOOKED)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return peak_of(train)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that this process takes at most during some work, beyond what it has now."""
+    with contextlib.suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')    # forgets the peak up to here
+    before = _memory('VmRSS')
+    work()
     return _memory('VmHWM') - before
 
 

@@ -188,3 +188,17 @@ def test_no_large_tensor_but_the_gradient_is_kept(distance):
         value, _ = imitation(S, Z, weight, bias, w, scale, distance=distance)
     assert sum(t.numel() for t in kept) < S.numel() + 2 * weight.numel() + 100
     value.backward()
+
+
+@pytest.mark.parametrize('distance', ['cosine', 'l2'])
+def test_only_the_gradient_of_cells_with_weight_is_kept(distance):
+    S, Z, weight, bias, w, scale = problem((2, 4, 6, 40, 40), student='nhwc', teacher='nhwc')
+    w = torch.zeros_like(w)
+    w[1, 3:7, 5:30] = 0.01
+    S.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        value, _ = imitation(S, Z, weight, bias, w, scale, distance=distance)
+    assert sum(t.numel() for t in kept) < 100 * (4 + 1) + 50
+    value.backward()
+    assert S.grad.stride() == S.stride() and ((S.grad != 0).any(1) == (w > 0)).all()
