@@ -47,4 +47,8 @@ def _peak(what: str, config: str, batch: int, size: int) -> int:
     steps = Steps(config)
     side = steps.side('alone' if what == 'alone' else 'hgd')
     steps.take(batch, size)
-    return peak_of(lambda: [(steps.teach if what == 'teacher' else side.step)() for _ in range(LOOKED)])
+    work = side.step
+    if what == 'teacher':
+        steps.plain_teacher    # noqa: B018  its weights are no part of a forward pass
+        work = steps.teach
+    return peak_of(lambda: [work() for _ in range(LOOKED)])

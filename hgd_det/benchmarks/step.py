@@ -4,12 +4,12 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hgd_det.benchmarks.measure import Row, compare, row, turns
 
@@ -89,6 +89,12 @@ class Steps:
                 side.model.teacher.detector.to(memory_format=torch.channels_last)    # as it is after a step
         return self.sides[name]
 
+    @cached_property
+    def plain_teacher(self) -> nn.Module:
+        from mmdet.registry import MODELS
+        model = MODELS.build(self.config.model.teacher.config.model)
+        return model.eval().to(memory_format=torch.channels_last)
+
     @property
     def term(self):
         return self.side('hgd').model.distill['hgd']
@@ -100,9 +106,9 @@ class Steps:
 
     @torch.no_grad()
     def teach(self) -> tuple[Tensor, ...]:
-        """The teacher's forward pass as deep as HGD needs it: all but the head."""
+        """A forward pass of the teacher as it was trained, with its norms, but for its head."""
         ready = next(iter(self.sides.values())).ready['inputs'].contiguous(memory_format=torch.channels_last)
-        return self.side('hgd').model.teacher.detector.extract_feat(ready)
+        return self.plain_teacher.extract_feat(ready)
 
     def cost(self, batch: int, size: int, rounds: int, goal: str = '', note: str = '') -> Row:
         """How many times the student's step and the teacher's pass, taken together, a step of HGD takes."""
@@ -130,8 +136,8 @@ class Steps:
         model, ready = self.side('hgd').model, self.side('hgd').ready
         with torch.no_grad(), Taps(model.student, self.term.student_taps) as mine:
             model.student.extract_feat(ready['inputs'])
-        with torch.no_grad(), Taps(model.teacher.detector, self.term.teacher_taps, stop=True) as theirs:
-            self.teach()
+        with Taps(model.teacher.detector, self.term.teacher_taps, stop=True) as theirs:
+            model.teacher.forward(ready['inputs'], with_head=False)
         return Lesson(Side({tap: x.detach().requires_grad_() for tap, x in mine.items()}),
                       Side(dict(theirs)), ready['data_samples'], progress=Progress(50, 100),
                       input_shape=ready['inputs'].shape[-2:])

@@ -85,10 +85,13 @@ class _Imitation(torch.autograd.Function):
                 cells = piece if chosen is None else chosen[piece]
                 s_t, z_t = room.take('S', s, cells), room.take('Z', z, cells)           # (N,C): N cells
                 V = s_t if W is None else torch.addmm(b, s_t, W.t(), out=room.like('V', z_t))
-                f = factor[cells] if wants_any else None
-                ell, dV = _cosine(V, z_t, norm[cells], f, room) if distance == 'cosine' else \
+                f = _at(factor, cells) if wants_any else None
+                ell, dV = _cosine(V, z_t, _at(norm, cells), f, room) if distance == 'cosine' else \
                     _l2(V, z_t, f, l2_reduce, room)
-                ell_all[cells] = ell
+                if chosen is None:
+                    ell_all[piece] = ell
+                else:
+                    ell_all.index_copy_(0, cells, ell)
                 if dW is not None:
                     dW.addmm_(s_t.t(), dV)
                     db += dV.sum(0)
@@ -141,6 +144,10 @@ def _pieces(count: int, rows: Tensor) -> Iterator[slice]:
         yield slice(first, min(first + step, count))
 
 
+def _at(x: Tensor, cells: slice | Tensor) -> Tensor:
+    return x[cells] if isinstance(cells, slice) else x.index_select(0, cells)
+
+
 def _rows(x: Tensor) -> Tensor:
     """(B,C,H,W) -> (B*H*W, C): a view where the channels of a cell are neighbours, else a copy."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
@@ -175,7 +182,7 @@ def _cosine(V: Tensor, Z: Tensor, norm_z: Tensor, factor: Tensor | None, room: _
     """
     work = room.like('work', Z)
     dot = torch.mul(V, Z, out=work).sum(1)
-    norm_v = torch.mul(V, V, out=work).sum(1).sqrt_()
+    norm_v = torch.linalg.vector_norm(V, dim=1)
     valid = (norm_v > EPS) & (norm_z >= DEAD)
     inverse = torch.where(valid, 1 / (norm_v * norm_z), 0)
     cosine = dot.mul_(inverse)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hgd_det import checkpoint as checkpoints
 from hgd_det import weights
+from hgd_det.distill.folding import fold_norms
 from hgd_det.errors import UserError
 from hgd_det.paths import read_config
 
@@ -47,6 +48,7 @@ class Teacher:
         self.classes: tuple[str, ...] | None = None
         self.digest: str | None = None
         self.loaded = False
+        self.tapped: frozenset[str] = frozenset()    # paths of the modules whose output terms read
         model = self.config.model
         if model['type'] == 'Distiller':  # a distilled student teaches: its plain self is meant
             model = model['student']
@@ -83,7 +85,8 @@ class Teacher:
             weights.load_into(self.detector, weights.student_state_dict(content),
                                   what=f'teacher {self.checkpoint} for {self.name}')
             self.classes = weights.class_names(content)
-        self.detector.eval().requires_grad_(False)
+        fold_norms(self.detector.eval(), self.tapped)
+        self.detector.requires_grad_(False)
         self.loaded = True
 
     def _file(self, path: str) -> str:

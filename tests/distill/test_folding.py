@@ -1,0 +1,59 @@
+"""A teacher without its BatchNorm layers computes what it did."""
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from torch import nn
+
+from hgd_det.distill.folding import fold_norms
+from hgd_det.models.vgg import SlimSSDVGG
+
+
+def learned(module: nn.Module) -> nn.Module:
+    """In eval, with statistics and scales as training leaves them: none 0 or 1."""
+    torch.manual_seed(0)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+            nn.init.normal_(norm.running_mean)
+            for values in (norm.running_var, norm.weight):
+                nn.init.uniform_(values, 0.3, 2)
+            nn.init.normal_(norm.bias)
+    return module.eval()
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(one, nn.BatchNorm2d) for one in module.modules())
+
+
+def assert_same(module: nn.Module, folded: int, left: int = 0, keep=()):
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = module(images)
+        assert len(fold_norms(module, keep)) == folded and norms(module) == left
+        after = module(images)
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+
+
+def test_vgg_without_its_norms_computes_the_same():
+    assert_same(learned(SlimSSDVGG(width=0.125, with_bn=True)), folded=15)
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_conv_module_without_its_norm_computes_the_same(bias):
+    assert_same(learned(ConvModule(3, 8, 3, bias=bias, norm_cfg=dict(type='BN'))), folded=1)
+
+
+def test_a_convolution_that_is_read_keeps_its_output():
+    vgg = learned(SlimSSDVGG(width=0.125, with_bn=True))
+    assert_same(vgg, folded=14, left=1, keep={'features.3'})
+
+
+@pytest.mark.parametrize('module', [
+    ConvModule(3, 3, 3, norm_cfg=dict(type='BN'), order=('norm', 'conv', 'act')),
+    ConvModule(3, 3, 3, norm_cfg=dict(type='BN'), order=('conv', 'act', 'norm')),
+    ConvModule(3, 4, 3, norm_cfg=dict(type='GN', num_groups=2)),
+    nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)),
+    nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
+], ids=['norm first', 'activation between', 'group norm', 'relu between', 'statistics of the batch'])
+def test_what_does_not_follow_at_once_is_left_alone(module):
+    assert_same(learned(module), folded=0, left=norms(module))
