@@ -1,45 +1,58 @@
-"""BatchNorm of a teacher inside the convolutions before it: the same function, a pass over each map less."""
+"""BatchNorm inside the convolution before it, for a forward pass: the same maps, each walked once less."""
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 
+import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+IDENTITY = nn.Identity().eval()
 
-def fold_norms(detector: nn.Module, keep: Collection[str] = ()) -> list[str]:
-    """``W' = W g / s`` and ``b' = (b - mean) g / s + beta`` with ``s = sqrt(var + eps)``, in place.
 
-    The norm becomes an identity, so that what is tapped there is what was. Only where the structure says
-    that a norm follows its convolution and nothing else: neighbours in an ``nn.Sequential``, and mmcv's
-    ``ConvModule``. The detector is in eval and stays there.
+class Folding:
+    """``W' = W g / s`` and ``b' = (b - mean) g / s + beta`` with ``s = sqrt(var + eps)``, while a block runs.
+
+    Only where the structure says that a norm follows its convolution and nothing else: neighbours in an
+    ``nn.Sequential``, and mmcv's ``ConvModule``. Before and after the block the detector is as it was; the
+    weights are those it has when the block begins.
 
     Args:
-        keep: Paths of convolutions whose own output somebody reads.
-
-    Returns:
-        The paths of the convolutions.
+        detector: It is in eval.
+        keep: Paths of modules whose own output somebody reads: these stay apart.
     """
-    found = []
-    for path, module in list(detector.named_modules()):
-        for conv, norm in _pairs(module):
-            first, second = getattr(module, conv), getattr(module, norm)
-            name = f'{path}.{conv}' if path else conv
-            if name in keep or type(first) is not nn.Conv2d or type(second) is not nn.BatchNorm2d \
-                    or second.running_mean is None:
-                continue
-            first.weight, bias = fuse_conv_bn_weights(
-                first.weight, first.bias, second.running_mean, second.running_var, second.eps, second.weight,
-                second.bias)
-            first.bias = bias
-            setattr(module, norm, nn.Identity().train(second.training))
-            found.append(name)
-    return found
+
+    def __init__(self, detector: nn.Module, keep: Collection[str] = ()):
+        self.pairs: list[tuple[nn.Module, nn.Conv2d, str]] = []
+        for path, module in detector.named_modules():
+            for conv, norm in _neighbours(module):
+                first, second = getattr(module, conv), getattr(module, norm)
+                names = {f'{path}.{name}'.lstrip('.') for name in (conv, norm)}
+                if type(first) is nn.Conv2d and type(second) is nn.BatchNorm2d \
+                        and second.running_mean is not None and not names & set(keep):
+                    self.pairs.append((module, first, norm))
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        was = [(conv.weight, conv.bias, getattr(module, norm)) for module, conv, norm in self.pairs]
+        try:
+            with torch.no_grad():
+                for (module, conv, norm), (weight, bias, bn) in zip(self.pairs, was, strict=True):
+                    weight, bias = fuse_conv_bn_weights(weight, bias, bn.running_mean, bn.running_var, bn.eps,
+                                                        bn.weight, bn.bias)
+                    conv._parameters.update(weight=weight, bias=bias)
+                    module._modules[norm] = IDENTITY
+            yield
+        finally:
+            for (module, conv, norm), (weight, bias, bn) in zip(self.pairs, was, strict=True):
+                conv._parameters.update(weight=weight, bias=bias)
+                module._modules[norm] = bn
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of a convolution and of the norm that gets its output."""
+def _neighbours(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of a convolution and of what gets its output."""
     if isinstance(module, ConvModule):
         if module.norm_name and module.order[:2] == ('conv', 'norm'):
             yield 'conv', module.norm_name

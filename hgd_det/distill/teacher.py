@@ -6,6 +6,8 @@ and it runs under ``no_grad``.
 """
 from __future__ import annotations
 
+import contextlib
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from hgd_det import checkpoint as checkpoints
 from hgd_det import weights
-from hgd_det.distill.folding import fold_norms
+from hgd_det.distill.folding import Folding
 from hgd_det.errors import UserError
 from hgd_det.paths import read_config
 
@@ -85,8 +87,7 @@ class Teacher:
             weights.load_into(self.detector, weights.student_state_dict(content),
                                   what=f'teacher {self.checkpoint} for {self.name}')
             self.classes = weights.class_names(content)
-        fold_norms(self.detector.eval(), self.tapped)
-        self.detector.requires_grad_(False)
+        self.detector.eval().requires_grad_(False)
         self.loaded = True
 
     def _file(self, path: str) -> str:
@@ -146,8 +147,13 @@ class Teacher:
             if batch.device.type == 'cpu':  # forward only, channels last is a third faster here
                 self.detector.to(memory_format=torch.channels_last)  # costs nothing once done
                 batch = batch.contiguous(memory_format=torch.channels_last)
-            features = self.detector.extract_feat(batch)
-            return self.detector.bbox_head(features) if with_head else None
+            with self.folding() if batch.device.type == 'cpu' else contextlib.nullcontext():
+                features = self.detector.extract_feat(batch)
+                return self.detector.bbox_head(features) if with_head else None
+
+    @cached_property
+    def folding(self) -> Folding:
+        return Folding(self.detector, self.tapped)
 
 
 def _read(config) -> Config:

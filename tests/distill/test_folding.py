@@ -1,10 +1,12 @@
 """A teacher without its BatchNorm layers computes what it did."""
+import copy
+
 import pytest
 import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from hgd_det.distill.folding import fold_norms
+from hgd_det.distill.folding import Folding
 from hgd_det.models.vgg import SlimSSDVGG
 
 
@@ -24,14 +26,19 @@ def norms(module: nn.Module) -> int:
     return sum(isinstance(one, nn.BatchNorm2d) for one in module.modules())
 
 
-def assert_same(module: nn.Module, folded: int, left: int = 0, keep=()):
+def assert_same(module: nn.Module, folded: int, keep=()):
     images = torch.randn(2, 3, 64, 64)
+    state, total, folding = copy.deepcopy(module.state_dict()), norms(module), Folding(module, keep)
     with torch.no_grad():
         before = module(images)
-        assert len(fold_norms(module, keep)) == folded and norms(module) == left
-        after = module(images)
+        with folding():
+            assert len(folding.pairs) == folded and norms(module) == total - folded
+            after = module(images)
+        assert all(torch.equal(a, b) for a, b in zip(before, module(images), strict=True))
     for a, b in zip(before, after, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+    now = module.state_dict()
+    assert now.keys() == state.keys() and all(torch.equal(now[key], state[key]) for key in state)
 
 
 def test_vgg_without_its_norms_computes_the_same():
@@ -43,9 +50,10 @@ def test_a_conv_module_without_its_norm_computes_the_same(bias):
     assert_same(learned(ConvModule(3, 8, 3, bias=bias, norm_cfg=dict(type='BN'))), folded=1)
 
 
-def test_a_convolution_that_is_read_keeps_its_output():
+@pytest.mark.parametrize('tapped', ['features.3', 'features.4'])
+def test_a_convolution_or_a_norm_that_is_read_keeps_its_output(tapped):
     vgg = learned(SlimSSDVGG(width=0.125, with_bn=True))
-    assert_same(vgg, folded=14, left=1, keep={'features.3'})
+    assert_same(vgg, folded=14, keep={tapped})
 
 
 @pytest.mark.parametrize('module', [
@@ -56,4 +64,18 @@ def test_a_convolution_that_is_read_keeps_its_output():
     nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
 ], ids=['norm first', 'activation between', 'group norm', 'relu between', 'statistics of the batch'])
 def test_what_does_not_follow_at_once_is_left_alone(module):
-    assert_same(learned(module), folded=0, left=norms(module))
+    assert_same(learned(module), folded=0)
+
+
+def test_weights_that_change_are_folded_as_they_are_and_an_error_leaves_them():
+    module = learned(ConvModule(3, 8, 3, norm_cfg=dict(type='BN')))
+    folding, images = Folding(module), torch.randn(1, 3, 8, 8)
+    for _ in range(2):
+        with torch.no_grad():
+            module.conv.weight.mul_(2)
+            module.bn.running_mean.add_(1)
+            want = module(images)
+            with pytest.raises(KeyError), folding():
+                torch.testing.assert_close(module(images), want)
+                raise KeyError
+    assert isinstance(module.bn, nn.BatchNorm2d) and module.conv.weight.requires_grad
