@@ -22,6 +22,10 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
     from hgd_det.engine.runner import keep_freed_memory
     keep_freed_memory()
     few = max(1, options.rounds // 3)
+    shapes = Steps(SHAPES)    # the small ones first: no training shares its heap with SSD300
+    yield shapes.cost(32, 96, 3 * options.rounds, '<=1.15')
+    yield shapes.cost(8, 192, options.rounds)
+    del shapes
     ssd = Steps(SSD)
     yield ssd.cost(4, 300, options.rounds, '<=1.10')
     yield ssd.beside_the_obvious(4, 300, few)
@@ -30,9 +34,6 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
     del ssd
     for count, sizes in STAGES.items():
         yield Steps(SSD, sizes=sizes).cost(1, 300, few, note=f', {count} stage{"s" * (count > 1)}')
-    shapes = Steps(SHAPES)
-    yield shapes.cost(32, 96, 3 * options.rounds, '<=1.15')
-    yield shapes.cost(8, 192, options.rounds)
 
 
 class Training:
