@@ -46,17 +46,19 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f'{text} ...', file=sys.stderr)
 
-    configs = {path: load_config(path, args.cfg_options) for path in (args.reference, *args.configs)}
-    for path in [path for path, cfg in configs.items() if not cfg.get('train_dataloader')]:
-        say(f'left out: {path}, which trains nothing')
-        del configs[path]
-    if args.reference not in configs:
-        raise UserError(f'--reference {args.reference} trains nothing; give another config')
-    trainings = {path: list(each(cfg)) if 'generations' in cfg else [cfg] for path, cfg in configs.items()}
+    with contextlib.redirect_stdout(sys.stderr):    # what libraries say is no part of the table
+        configs = {path: load_config(path, args.cfg_options) for path in (args.reference, *args.configs)}
+        for path in [path for path, cfg in configs.items() if not cfg.get('train_dataloader')]:
+            say(f'left out: {path}, which trains nothing')
+            del configs[path]
+        if args.reference not in configs:
+            raise UserError(f'--reference {args.reference} trains nothing; give another config')
+        trainings = {path: list(each(cfg)) if 'generations' in cfg else [cfg]
+                     for path, cfg in configs.items()}
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        with contextlib.redirect_stdout(sys.stderr):    # what libraries say is no part of the table
+        with contextlib.redirect_stdout(sys.stderr):
             found = iter(measure([one for several in trainings.values() for one in several],
                                  args.repeat, say=say))
     finally:

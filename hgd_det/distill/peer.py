@@ -38,7 +38,7 @@ def make_peer(owner: str, student: nn.Module, config: str | Mapping | None = Non
             return _like(student).train(), _as_it_is
         source = Teacher(config, checkpoint or UNTRAINED)
         source.fit_input(student.data_preprocessor)
-        with _quiet():
+        with quiet():
             source.load()
     return source.detector.requires_grad_().train(), source.inputs
 
@@ -49,13 +49,13 @@ def _like(student: nn.Module) -> nn.Module:
     for module in peer.modules():  # what no init_cfg covers keeps what its constructor drew
         if hasattr(module, 'reset_parameters'):
             module.reset_parameters()
-    with _quiet():
+    with quiet():
         peer.init_weights()
     return peer
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without a log file mmengine prints how each parameter was drawn: hundreds of lines."""
     logger = MMLogger.get_current_instance()
     level = logger.level

@@ -18,6 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 import hgd_det.registered  # noqa: F401
+from hgd_det.distill.peer import quiet
 from hgd_det.distill.schedule import Progress
 from hgd_det.engine.mistakes import user_errors
 from hgd_det.engine.runner import keep_freed_memory
@@ -36,7 +37,8 @@ class Training:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
             data = DATASETS.build(cfg.train_dataloader.dataset)
             self.model = MODELS.build(cfg.model)
-            self.model.init_weights()
+            with quiet():
+                self.model.init_weights()
             self.model.to(memory_format=torch.channels_last).train()     # as the runner does
             self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
         batch = pseudo_collate([data[i % len(data)] for i in range(size)])
