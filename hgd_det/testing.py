@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,6 +183,22 @@ def train_step(model, data: dict, optimizer=None) -> tuple[Tensor, dict[str, flo
         total.backward()
         optimizer.step()
     return total, {k: v.item() for k, v in log.items()}
+
+
+def torch_calls(work: Callable[[], object]) -> int:
+    """How many operations of torch some work is made of."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    with Count() as count:
+        work()
+    return count.calls
 
 
 def make_student(model: dict, size: int = 96, seed: int = 0):

@@ -4,7 +4,6 @@ set of a dozen drawings and a detector of a few thousand weights, trained for fo
 import itertools
 import logging
 import os
-import socket
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: threads only get in each other's way
@@ -127,9 +126,8 @@ def trained(hgd, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return str(listener.getsockname()[1])
+    from hgd_det.report import processes
+    return processes.free_port()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""Imports point down only: cli -> report -> deploy -> engine, data -> distill -> models -> compat; a term
-sees no model."""
+"""Imports point down only, cli and benchmarks first: cli -> report -> deploy -> engine, data -> distill ->
+models -> compat; and a term sees no model."""
 import ast
 from pathlib import Path
 

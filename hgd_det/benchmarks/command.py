@@ -22,9 +22,9 @@ from hgd_det.benchmarks.measure import Row
 from hgd_det.checkpoint import atomic_write
 from hgd_det.compat.environment import versions
 from hgd_det.deploy import tables
-from hgd_det.deploy.bench import cores, cpu
+from hgd_det.deploy.bench import cpu
 from hgd_det.errors import UserError
-from hgd_det.report.results import as_csv, commit
+from hgd_det.report.results import as_csv, commit, measured_by
 
 NAMES = sorted({module.name for module in pkgutil.iter_modules(hgd_det.benchmarks.__path__)}
                - {'command', 'measure'})
@@ -47,10 +47,7 @@ def _number(value: float) -> str:
 
 def write_csv(found: Found, rounds: int, path: Path) -> None:
     """The rows of the benchmarks that ran take the place of their former ones; those of others stay."""
-    known = versions()
-    facts = dict(rounds=rounds, commit=commit(), date=time.strftime('%Y-%m-%d'),
-                 device=f'{cpu()}, {cores()} cores')
-    facts |= {name: known[name] for name in ('torch', 'mmdet', 'python')}
+    facts = dict(rounds=rounds, date=time.strftime('%Y-%m-%d'), **measured_by())
     rows = [facts | dict(
         benchmark=name, what=row.what, unit=row.unit, goal=row.goal, ours=f'{row.ours:.4g}',
         other=f'{row.other:.4g}', ratio=f'{row.ratio:.3f}', low=f'{row.spread[0]:.3f}',

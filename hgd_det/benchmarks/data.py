@@ -83,11 +83,16 @@ def drawn_samples(folder: Path, count: int = 30, width: int = 500, height: int =
         image = np.clip(128 + 55 * image / image.std(), 0, 255).astype(np.uint8)
         path = folder / f'{number}.jpg'
         cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 87])
-        corner = rng.uniform(0, 0.7, (1 + rng.poisson(1.4), 2)) * (width, height)
-        size = np.exp(rng.uniform(np.log(0.08), np.log(0.8), corner.shape)) * (width, height)
-        boxes = np.c_[corner, np.minimum(corner + size, (width, height))].round()
+        boxes = voc_boxes(rng, width, height).round()
         samples.append(_sample(path, (width, height), boxes.tolist()))
     return samples
+
+
+def voc_boxes(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """(n, 4): as many boxes as VOC's images have (2.4), a side between 8 and 80 per cent of the image."""
+    corner = rng.uniform(0, 0.7, (1 + rng.poisson(1.4), 2))
+    size = np.exp(rng.uniform(np.log(0.08), np.log(0.8), corner.shape))
+    return np.c_[corner, np.minimum(corner + size, 1)] * (width, height, width, height)
 
 
 def _sample(path: Path, size: tuple[int, int], boxes: list) -> dict:

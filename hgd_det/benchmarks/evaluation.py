@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgd_det.benchmarks.loss import SHAPES, SSD300, Scale, heads, metas, objects, outputs, voc_boxes
+from hgd_det.benchmarks.data import voc_boxes
+from hgd_det.benchmarks.loss import SHAPES, SSD300, Scale, heads, metas, objects, outputs
 from hgd_det.benchmarks.measure import Row, compare
 
 CLASSES = 20
@@ -78,7 +79,7 @@ def samples(images: int, classes: int, most: int, seed: int = 0) -> list[dict]:
     rng = np.random.default_rng(seed)
     found = []
     for number in range(images):
-        truth = voc_boxes(rng, 500)
+        truth = voc_boxes(rng, 500, 500)
         label = rng.integers(0, classes, len(truth))
         hard = rng.random(len(truth)) < 1 / 8
         count = rng.integers(20, most + 1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hgd_det.benchmarks.data import voc_boxes
 from hgd_det.benchmarks.measure import Row, compare
 from hgd_det.paths import ROOT
 
@@ -66,17 +67,10 @@ def heads(scale: Scale) -> list:
     return [MODELS.build(model.bbox_head | dict(type=kind)) for kind in ('SSDHead', 'BatchedSSDHead')]
 
 
-def voc_boxes(rng: np.random.Generator, pixels: int) -> np.ndarray:
-    """(n, 4): as many boxes as VOC's images have (2.4), a side between 8 and 80 per cent of the image."""
-    corner = rng.uniform(0, 0.7, (1 + rng.poisson(1.4), 2))
-    size = np.exp(rng.uniform(np.log(0.08), np.log(0.8), corner.shape))
-    return np.c_[corner, np.minimum(corner + size, 1)] * pixels
-
-
 def objects(batch: int, scale: Scale, classes: int) -> list:
     from mmengine.structures import InstanceData
     rng = np.random.default_rng(0)
-    boxes = [torch.from_numpy(voc_boxes(rng, scale.pixels)).float() for _ in range(batch)]
+    boxes = [torch.from_numpy(voc_boxes(rng, scale.pixels, scale.pixels)).float() for _ in range(batch)]
     return [InstanceData(bboxes=each, labels=torch.from_numpy(rng.integers(0, classes, len(each))))
             for each in boxes]
 

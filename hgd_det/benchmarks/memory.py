@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 from hgd_det.benchmarks.measure import Row, row
@@ -41,13 +42,13 @@ def peak(what: str, config: str, batch: int, size: int) -> int:
 def _peak(what: str, config: str, batch: int, size: int) -> int:
     import torch
 
-    from hgd_det.benchmarks.step import Steps
+    from hgd_det.benchmarks.step import HALFWAY, Steps
     from hgd_det.engine.cost import peak_of
     torch.set_num_threads(1)
     steps = Steps(config)
     side = steps.side('alone' if what == 'alone' else 'hgd')
     steps.take(batch, size)
-    work = side.step
+    work = partial(side.step, HALFWAY)
     if what == 'teacher':
         steps.plain_teacher    # noqa: B018  its weights are no part of a forward pass
         work = steps.teach

@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 from hgd_det.benchmarks.measure import Row, row
 from hgd_det.errors import UserError
 from hgd_det.paths import ROOT
+from hgd_det.report.processes import free_port, tail
 
 CONFIG, BATCH = 'configs/shapes/hgd.py', 32
 WARM, STEPS = 6, 12
@@ -48,20 +48,16 @@ def throughput(folder: Path, processes: int, workers: int) -> float:
         'train_dataloader.batch_size': BATCH // processes, 'train_dataloader.num_workers': workers,
         'train_dataloader.persistent_workers': workers > 0, 'train_cfg.max_iters': WARM + STEPS,
         'default_hooks.logger.interval': 1, 'log_processor.window_size': 1}
-    done = subprocess.run(
-        ['bash', 'tools/dist_train.sh', CONFIG, str(processes), '--no-validate', '--work-dir',
-         f'{folder}/run', '--cfg-options', *(f'{key}={value}' for key, value in changes.items())],
-        cwd=ROOT, env=os.environ | dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=str(free_port())),
-        capture_output=True, text=True)
+    log = folder / 'log.txt'
+    with log.open('wb') as out:
+        done = subprocess.run(
+            ['bash', 'tools/dist_train.sh', CONFIG, str(processes), '--no-validate', '--work-dir',
+             f'{folder}/run', '--cfg-options', *(f'{key}={value}' for key, value in changes.items())],
+            cwd=ROOT, env=os.environ | dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=free_port()),
+            stdout=out, stderr=out)
     if done.returncode:
-        raise UserError(f'training with {processes} processes failed:\n{(done.stdout + done.stderr)[-2000:]}')
+        raise UserError(f'training with {processes} processes failed; the end of its log:\n{tail(log)}')
     newest = max(folder.glob('run/*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns)
     seconds = [line['time'] for line in map(json.loads, newest.read_text().splitlines()) if 'time' in line]
     assert len(seconds) == WARM + STEPS, len(seconds)
     return BATCH / float(np.median(seconds[WARM:]))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]

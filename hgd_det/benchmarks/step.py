@@ -15,6 +15,7 @@ from hgd_det.benchmarks.measure import Row, compare, row, turns
 
 SSD, SHAPES = 'configs/hgd/ssd_half_voc.py', 'configs/shapes/hgd.py'
 STAGES = {1: [38], 3: [75, 38, 19]}     # of SSD300, whose other choice is all nine
+HALFWAY = 0.5    # of the training: every term counts
 SUM = 'HGD / (student + teacher)'
 
 
@@ -36,30 +37,6 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
         yield Steps(SSD, sizes=sizes).cost(1, 300, few, note=f', {count} stage{"s" * (count > 1)}')
 
 
-class Training:
-    """A model as the runner has it on a CPU, in the middle of its training."""
-
-    def __init__(self, cfg):
-        from mmdet.registry import MODELS
-        from mmengine.optim import build_optim_wrapper
-
-        from hgd_det.distill.schedule import Progress
-        torch.manual_seed(0)
-        self.model = MODELS.build(cfg.model)
-        self.model.init_weights()
-        self.model.to(memory_format=torch.channels_last).train()
-        self.model.progress = Progress(50, 100)
-        self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
-
-    def take(self, batch: dict) -> None:
-        self.ready = self.model.data_preprocessor(copy.deepcopy(batch), True)
-
-    def step(self) -> float:
-        total, _ = self.model.parse_losses(self.model.loss(self.ready['inputs'], self.ready['data_samples']))
-        self.optimizer.update_params(total)
-        return total.item()
-
-
 class Steps:
     """HGD, its student alone and its teacher alone, over the same batch.
 
@@ -79,13 +56,16 @@ class Steps:
         cfg.model.teacher.update(config=taught, checkpoint='untrained')
         cfg.model.terms.hgd.update(term)
         self.config, self.classes = cfg, cfg.model.student.bbox_head.num_classes
-        self.sides: dict[str, Training] = {}
+        self.sides = {}
 
-    def side(self, name: str) -> Training:
-        """``hgd`` or ``alone``, built when it is first asked for."""
+    def side(self, name: str):
+        """The training of ``hgd`` or of the student ``alone``, built when it is first asked for."""
+        from hgd_det.engine.cost import Training
         from hgd_det.engine.runner import plain
         if name not in self.sides:
-            side = self.sides[name] = Training(self.config if name == 'hgd' else plain(self.config))
+            torch.manual_seed(0)
+            config = self.config if name == 'hgd' else plain(self.config)
+            side = self.sides[name] = Training(config, total=100)
             if name == 'hgd':
                 side.model.teacher.detector.to(memory_format=torch.channels_last)    # as it is after a step
         return self.sides[name]
@@ -103,7 +83,7 @@ class Steps:
     def take(self, batch: int, size: int) -> None:
         data = shapes_batch(batch, size) if self.classes == 6 else voc_batch(batch, size, self.classes)
         for side in self.sides.values():
-            side.take(data)
+            side.take(copy.deepcopy(data))
 
     @torch.no_grad()
     def teach(self) -> tuple[Tensor, ...]:
@@ -115,7 +95,7 @@ class Steps:
         """How many times the student's step and the teacher's pass, taken together, a step of HGD takes."""
         hgd, alone = self.side('hgd'), self.side('alone')
         self.take(batch, size)
-        times = 1e3 * turns([hgd.step, alone.step, self.teach], rounds)
+        times = 1e3 * turns([partial(hgd.step, HALFWAY), partial(alone.step, HALFWAY), self.teach], rounds)
         ours, other = times[:, 0], times[:, 1] + times[:, 2]
         name = 'shapes' if self.classes == 6 else 'SSD300 -> half'
         return row(f'{SUM}, {name}, {size}x{size}, batch {batch}{note}', 'ms/step', float(np.median(ours)),

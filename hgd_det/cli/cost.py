@@ -84,14 +84,11 @@ def _together(found: list[dict]) -> dict:
 def _rows(configs: dict, found: list[dict], args: argparse.Namespace) -> list[dict[str, str]]:
     import os
 
-    from hgd_det.compat import versions
-    from hgd_det.deploy.bench import cores, cpu
-    from hgd_det.report.results import commit
+    from hgd_det.report.results import measured_by
 
-    used, first = versions(), found[0]
+    first = found[0]
     machine = dict(repeat=str(args.repeat), threads=str(args.threads), load=f'{os.getloadavg()[0]:.1f}',
-                   commit=commit(), device=f'{cpu()}, {cores()} cores', torch=used['torch'],
-                   mmdet=used['mmdet'], python=used['python'])
+                   **measured_by())
     return [dict(config=path, step_ms=f'{each["step_ms"]:.1f}',
                  step_ratio=f'{each["step_ms"] / first["step_ms"]:.3f}',
                  memory_mb=f'{each["memory_mb"]:.0f}',

@@ -217,11 +217,11 @@ class CocoFolder(_Counting, CocoDataset):
             return 'class_unknown'
         if not coco.numbers(ann.get('bbox'), 4):
             return 'coordinate_bad'
-        x, y, w, h = ann['bbox']
-        if w < 0 or h < 0:
-            return 'box_inverted'
-        if w < 1 or h < 1 or ann.get('area', 1) <= 0:  # mmdet's own rule
+        if kind := coco.judge_box(ann['bbox'], None):
+            return kind
+        if ann.get('area', 1) <= 0:  # mmdet's own rule
             return 'box_zero'
+        x, y, w, h = ann['bbox']
         if min(x + w, image['width']) <= max(x, 0) or min(y + h, image['height']) <= max(y, 0):
             return 'box_outside'
         return None

@@ -27,7 +27,7 @@ from hgd_det.distill.lesson import Lesson, Side
 from hgd_det.distill.registry import build_term, split_entry
 from hgd_det.distill.schedule import Balance, Progress, Schedule
 from hgd_det.distill.stages import survey
-from hgd_det.distill.taps import Tap, Taps
+from hgd_det.distill.taps import Taps
 from hgd_det.distill.teacher import Teacher, as_pair
 from hgd_det.distill.term import Spec, Term
 from hgd_det.errors import UserError
@@ -93,9 +93,6 @@ class Distiller(BaseDetector):
                     term.balance = Balance(schedule.ratio, schedule.average)
                 self.distill[name] = term
                 self.schedules[name] = schedule
-            if self.teacher is not None:
-                self.teacher.tapped = frozenset(
-                    Tap.parse(tap).path for term in self.distill.values() for tap in term.teacher_taps)
 
     def _spec(self) -> Spec:
         teacher, mine = self.teacher, survey(self.student, self.input_size, 'student')

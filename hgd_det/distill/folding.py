@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import torch
 from mmcv.cnn import ConvModule
@@ -16,39 +16,41 @@ class Folding:
     """``W' = W g / s`` and ``b' = (b - mean) g / s + beta`` with ``s = sqrt(var + eps)``, while a block runs.
 
     Only where the structure says that a norm follows its convolution and nothing else: neighbours in an
-    ``nn.Sequential``, and mmcv's ``ConvModule``. Before and after the block the detector is as it was; the
+    ``nn.Sequential``, and mmcv's ``ConvModule``. What is hooked when the block begins, as by a tap, stays
+    apart: somebody reads it. Before and after the block the detector, which is in eval, is as it was; the
     weights are those it has when the block begins.
-
-    Args:
-        detector: It is in eval.
-        keep: Paths of modules whose own output somebody reads: these stay apart.
     """
 
-    def __init__(self, detector: nn.Module, keep: Collection[str] = ()):
+    def __init__(self, detector: nn.Module):
         self.pairs: list[tuple[nn.Module, nn.Conv2d, str]] = []
-        for path, module in detector.named_modules():
+        for module in detector.modules():
             for conv, norm in _neighbours(module):
                 first, second = getattr(module, conv), getattr(module, norm)
-                names = {f'{path}.{name}'.lstrip('.') for name in (conv, norm)}
                 if type(first) is nn.Conv2d and type(second) is nn.BatchNorm2d \
-                        and second.running_mean is not None and not names & set(keep):
+                        and second.running_mean is not None:
                     self.pairs.append((module, first, norm))
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        was = [(conv.weight, conv.bias, getattr(module, norm)) for module, conv, norm in self.pairs]
+        pairs = [(module, conv, norm) for module, conv, norm in self.pairs
+                 if not _hooked(conv) and not _hooked(getattr(module, norm))]
+        was = [(conv.weight, conv.bias, getattr(module, norm)) for module, conv, norm in pairs]
         try:
             with torch.no_grad():
-                for (module, conv, norm), (weight, bias, bn) in zip(self.pairs, was, strict=True):
+                for (module, conv, norm), (weight, bias, bn) in zip(pairs, was, strict=True):
                     weight, bias = fuse_conv_bn_weights(weight, bias, bn.running_mean, bn.running_var, bn.eps,
                                                         bn.weight, bn.bias)
                     conv._parameters.update(weight=weight, bias=bias)
                     module._modules[norm] = IDENTITY
             yield
         finally:
-            for (module, conv, norm), (weight, bias, bn) in zip(self.pairs, was, strict=True):
+            for (module, conv, norm), (weight, bias, bn) in zip(pairs, was, strict=True):
                 conv._parameters.update(weight=weight, bias=bias)
                 module._modules[norm] = bn
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _neighbours(module: nn.Module) -> Iterator[tuple[str, str]]:

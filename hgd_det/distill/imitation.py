@@ -50,7 +50,7 @@ def imitation(S: Tensor, Z: Tensor, weight: Tensor | None, bias: Tensor | None, 
         weight = weight.flatten(1)
         bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     if distance == 'cosine' and z_norm is None:
-        z_norm = channel_norm(Z, None if w.requires_grad else w > 0)
+        z_norm = channel_norm(Z, None if w.requires_grad else w != 0)
     inputs = (S, Z.detach(), weight, bias, w.to(dtype), scale.to(dtype))
     if not torch.is_grad_enabled():  # then nobody wants the gradients: spare them
         inputs = tuple(None if x is None else x.detach() for x in inputs)

@@ -50,7 +50,6 @@ class Teacher:
         self.classes: tuple[str, ...] | None = None
         self.digest: str | None = None
         self.loaded = False
-        self.tapped: frozenset[str] = frozenset()    # paths of the modules whose output terms read
         model = self.config.model
         if model['type'] == 'Distiller':  # a distilled student teaches: its plain self is meant
             model = model['student']
@@ -153,7 +152,7 @@ class Teacher:
 
     @cached_property
     def folding(self) -> Folding:
-        return Folding(self.detector, self.tapped)
+        return Folding(self.detector)
 
 
 def _read(config) -> Config:

@@ -5,7 +5,7 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,22 +29,29 @@ LOOKED = 5     # steps in the process whose memory is measured
 
 
 class Training:
-    """One config on the CPU: its model and optimizer, and one batch of its training set."""
+    """A config's model and optimizer as the runner has them on a CPU, and the batch that it trains on."""
 
-    def __init__(self, cfg: Config):
-        keep_freed_memory()
-        size = int(cfg.train_dataloader.batch_size)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
-            data = DATASETS.build(cfg.train_dataloader.dataset)
+    def __init__(self, cfg: Config, total: int):
+        self.total = total
+        with _scope(cfg):
             self.model = MODELS.build(cfg.model)
             with quiet():
                 self.model.init_weights()
             self.model.to(memory_format=torch.channels_last).train()     # as the runner does
             self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        batch = pseudo_collate([data[i % len(data)] for i in range(size)])
+
+    @classmethod
+    def of(cls, cfg: Config) -> Training:
+        """On a batch of its own training set, for as long as the config says."""
+        size, loop = int(cfg.train_dataloader.batch_size), cfg.train_cfg
+        with _scope(cfg):
+            data = DATASETS.build(cfg.train_dataloader.dataset)
+        made = cls(cfg, loop.get('max_iters') or loop.max_epochs * max(1, len(data) // size))
+        made.take(pseudo_collate([data[i % len(data)] for i in range(size)]))
+        return made
+
+    def take(self, batch: dict) -> None:
         self.ready = self.model.data_preprocessor(batch, True)
-        loop = cfg.train_cfg
-        self.total = loop.get('max_iters') or loop.max_epochs * max(1, len(data) // size)
 
     def step(self, fraction: float) -> Step:
         """One step, losses to optimizer, as it is after this fraction of the training."""
@@ -54,6 +61,12 @@ class Training:
             self.model.loss(self.ready['inputs'], self.ready['data_samples']))
         self.optimizer.update_params(total)
         return time.perf_counter() - began, frozenset(log)
+
+
+@contextlib.contextmanager
+def _scope(cfg: Config) -> Iterator[None]:
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+        yield
 
 
 def measure(configs: Sequence[Config], repeat: int = 30, memory: bool = True,
@@ -71,7 +84,8 @@ def measure(configs: Sequence[Config], repeat: int = 30, memory: bool = True,
     for cfg in configs if memory else ():
         say(f'memory of {cfg.filename}')
         peaks.append(peak_memory(cfg))
-    trainings = [Training(cfg) for cfg in configs]
+    keep_freed_memory()     # as the runner does
+    trainings = [Training.of(cfg) for cfg in configs]
     taken: list[list[Step]] = [[] for _ in configs]
     for training in trainings:
         training.step(0)
@@ -103,7 +117,8 @@ def _peak(cfg: Config, threads: int) -> int:
     torch.set_num_threads(threads)
 
     def train() -> None:
-        training = Training(cfg)
+        keep_freed_memory()
+        training = Training.of(cfg)
         for i in range(LOOKED):
             training.step(i / LOOKED)
 

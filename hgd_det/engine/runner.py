@@ -190,7 +190,7 @@ def keep_freed_memory() -> None:
     """On a CPU with glibc: let freed memory stay with the process, as every step takes the same again.
 
     Otherwise the maps of a step are new memory, which the system has to find and to fill with zeros first: a
-    sixth of a step of the shapes, a twentieth of SSD300's. Tensors above 32 MB are still given back.
+    fifth of a step of the shapes, a fifteenth of SSD300's. Tensors above 32 MB are still given back.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):    # other systems have no mallopt
         mallopt = ctypes.CDLL(None).mallopt

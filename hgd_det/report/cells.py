@@ -17,7 +17,7 @@ from pathlib import Path
 from hgd_det.checkpoint import atomic_write
 from hgd_det.errors import UserError
 from hgd_det.paths import ROOT, read_config
-from hgd_det.report.results import Key, write_classes
+from hgd_det.report.results import Key, software, write_classes
 from hgd_det.report.runs import Run, class_aps, mean_ap, read_run
 
 RECORD = 'cell.json'
@@ -147,13 +147,11 @@ class Work:
 
     def row(self, device: str) -> dict[str, str]:
         """What goes into `results/*.csv`; the cell must be done."""
-        from hgd_det.compat import versions
-
-        run, used = self.run(), versions()
+        run = self.run()
         return dict(config=self.cell.config, options=self.cell.options, seed=str(self.cell.seed),
                     iterations=str(_end(run)), seconds=str(round(seconds(self.folder))), role='result',
-                    commit=' '.join(self.record()['commits']), device=device, torch=used['torch'],
-                    mmdet=used['mmdet'], python=used['python'], **figures(self.metrics()))
+                    commit=' '.join(self.record()['commits']), device=device, **software(),
+                    **figures(self.metrics()))
 
 
 def _given(options: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from hgd_det.errors import UserError
 TAIL = 15           # lines of a log that are shown where a process failed
 GRACE = 60          # seconds in which a process that was told to stop may save its state
 DEATH_SIGNAL = 1    # PR_SET_PDEATHSIG of Linux's prctl
+TORCHRUN = re.compile(r'[WE]\d{4} .*\btorch/distributed/', re.M)    # the lines that it logs
+TORCHRUN_FAILED = re.compile(rf'^{TORCHRUN.pattern}.* failed \(exitcode:', re.M)
 
 
 @contextlib.contextmanager
@@ -70,6 +73,12 @@ def start(command: Sequence[str], log: Path, lock: int, env: Mapping[str, str] |
                                 preexec_fn=follow_the_parent)
 
 
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return str(listener.getsockname()[1])
+
+
 def threads(jobs: int = 1) -> int:
     """OMP_NUM_THREADS, or half of this process's cores for `jobs` trainings: each has a process beside it
     that loads data, and threads that must wait for a core hold all others up."""
@@ -111,11 +120,15 @@ def interruptible() -> Iterator[None]:
 
 
 def tail(log: Path, lines: int = TAIL) -> str:
-    """The end of a log, without what progress bars drew over."""
+    """The end of a log, without what progress bars drew over, and of one that torchrun wrote too without its
+    account of the failure, which says only which process it was."""
     with log.open('rb') as file:
         file.seek(max(0, log.stat().st_size - 20_000))
         text = file.read().decode(errors='replace')
-    return '\n'.join(line.rpartition('\r')[2] for line in text.splitlines()[-lines:])
+    if accounts := list(TORCHRUN_FAILED.finditer(text)):
+        text = text[:accounts[-1].start()]
+    said = [line for line in text.rstrip().split('\n') if not TORCHRUN.match(line)]
+    return '\n'.join(line.rpartition('\r')[2] for line in said[-lines:])
 
 
 def reached(log: Path) -> tuple[int, int] | None:

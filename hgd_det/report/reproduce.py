@@ -4,7 +4,6 @@ where there is room, and every finished one a row in `results/*.csv`.
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,18 @@ from pathlib import Path
 from hgd_det.errors import UserError
 from hgd_det.report import comparison, results
 from hgd_det.report.cells import Cell, Work, teacher_of
-from hgd_det.report.processes import Line, clock, eta, interruptible, locked, start, stop, tail, threads
+from hgd_det.report.processes import (
+    Line,
+    clock,
+    eta,
+    free_port,
+    interruptible,
+    locked,
+    start,
+    stop,
+    tail,
+    threads,
+)
 from hgd_det.report.tables import Table
 
 SLOW = 0.2    # seconds between two looks at what runs
@@ -138,7 +148,7 @@ class Matrix:
             return None
         env = {'OMP_NUM_THREADS': str(self.where.threads)}
         if slot:
-            env = {'CUDA_VISIBLE_DEVICES': ','.join(slot), 'PORT': _free_port(), 'PYTHON': sys.executable}
+            env = {'CUDA_VISIBLE_DEVICES': ','.join(slot), 'PORT': free_port(), 'PYTHON': sys.executable}
         return Running(work, start(command, work.log, lock, env), slot)
 
     def end(self, running: Running) -> bool:
@@ -218,12 +228,6 @@ def _free(slots: Sequence[tuple[str, ...]], running: Sequence[Running]) -> list[
     for each in running:
         free.remove(each.slot)
     return free
-
-
-def _free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return str(listener.getsockname()[1])
 
 
 def plan(matrix: Matrix) -> str:

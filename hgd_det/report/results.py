@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hgd_det.checkpoint import atomic_write
+from hgd_det.compat import versions
 from hgd_det.errors import UserError
 from hgd_det.paths import ROOT
 
@@ -94,6 +95,19 @@ def read_classes(cell: str) -> dict[str, float]:
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """The mean, and the standard deviation of the sample where there are two or more."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def measured_by() -> dict[str, str]:
+    """The columns that say with what something was measured: commit, device and versions."""
+    from hgd_det.deploy.bench import cores, cpu
+
+    return dict(commit=commit(), device=f'{cpu()}, {cores()} cores', **software())
+
+
+def software() -> dict[str, str]:
+    """The columns of versions."""
+    known = versions()
+    return {name: known[name] for name in ('torch', 'mmdet', 'python')}
 
 
 def commit() -> str:

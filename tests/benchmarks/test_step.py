@@ -5,7 +5,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmdet')
-from hgd_det.benchmarks.step import SHAPES, Obvious, Steps, inside, learn, voc_batch  # noqa: E402
+from hgd_det.benchmarks.step import HALFWAY, SHAPES, Obvious, Steps, inside, learn, voc_batch  # noqa: E402
 from hgd_det.distill.functional import box_mask  # noqa: E402
 
 
@@ -31,11 +31,17 @@ def test_the_term_equals_the_obvious_one_in_value_and_gradient(shapes):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))
 
 
+def loss(training) -> float:
+    ready = training.ready
+    return training.model.parse_losses(training.model.loss(ready['inputs'], ready['data_samples']))[0].item()
+
+
 def test_a_row_compares_a_step_with_its_parts(shapes):
     row = shapes.cost(3, 96, 3, '<=1.15')
     assert row.what.startswith('HGD / (student + teacher), shapes, 96x96, batch 3')
     assert 0.8 < row.ratio < 3 and row.ours > 0 and row.met in (True, False)
-    first, second = shapes.side('alone').step(), shapes.side('alone').step()
+    side = shapes.side('alone')
+    first, _, second = loss(side), side.step(HALFWAY), loss(side)
     assert math.isfinite(first) and first != second     # the optimizer's step is part of it
 
 

@@ -1,13 +1,14 @@
 """The detections of a batch at once: mmdet's, image by image, bit for bit and tie for tie."""
 import copy
+from functools import partial
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import hgd_det.registered  # noqa: F401  (mmdet's own SSDHead cannot predict without)
 from hgd_det.models import DistributionSSDHead
 from hgd_det.models.batched_predict import covers
+from hgd_det.testing import torch_calls
 
 from mmdet.registry import MODELS  # isort: skip
 from mmengine.config import Config  # isort: skip
@@ -171,18 +172,10 @@ def test_a_head_of_distributions_has_the_same_path():
 
 
 def test_the_work_in_torch_does_not_grow_with_the_batch():
-    class Count(TorchDispatchMode):
-        calls = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            Count.calls += 1
-            return function(*args, **(kwargs or {}))
     calls = []
     for head in both_heads():
         for batch in (2, 12):
-            maps, Count.calls = outputs(head, batch), 0
-            with Count():
-                head.predict_by_feat(*maps, batch_img_metas=metas(batch))
-            calls.append(Count.calls)
+            find = partial(head.predict_by_feat, *outputs(head, batch), batch_img_metas=metas(batch))
+            calls.append(torch_calls(find))
     assert calls[1] > 4 * calls[0]                      # mmdet's
     assert calls[3] < calls[2] + 10 * 10 < calls[1] / 4   # ours: some per image, to hand out what was found

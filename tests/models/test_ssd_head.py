@@ -1,15 +1,15 @@
 """BatchedSSDHead: mmdet's losses, gradients and targets, to the last tie."""
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import hgd_det.registered  # noqa: F401  (mmdet's own SSDHead cannot predict without)
 from hgd_det.distill.heads import HeadSpy
 from hgd_det.models import BatchedSSDHead
-from hgd_det.testing import make_batch, make_distiller, tiny_ssd, train_step
+from hgd_det.testing import make_batch, make_distiller, tiny_ssd, torch_calls, train_step
 
 from mmdet.models.dense_heads import SSDHead  # isort: skip
 from mmdet.registry import MODELS  # isort: skip
@@ -252,19 +252,11 @@ def test_under_autocast_losses_and_gradients_are_mmdets(coarse_scores):
 
 
 def test_the_work_in_python_does_not_grow_with_the_batch():
-    class Count(TorchDispatchMode):
-        calls = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            Count.calls += 1
-            return function(*args, **(kwargs or {}))
     calls = []
     for head in both_heads():
         for batch in (2, 12):
-            maps, images, Count.calls = outputs(head, batch), objects([4] * batch), 0
-            with Count():
-                head.loss_by_feat(*maps, images, metas(batch))
-            calls.append(Count.calls)
+            lose = partial(head.loss_by_feat, *outputs(head, batch), objects([4] * batch), metas(batch))
+            calls.append(torch_calls(lose))
     assert calls[1] > 4 * calls[0]                      # mmdet's
     assert calls[3] < calls[2] + 10 * 10 < calls[1] / 4   # ours: ten calls per image, to pad its objects
 

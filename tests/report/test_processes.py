@@ -79,3 +79,15 @@ def test_trainings_take_half_of_the_cores_unless_told_otherwise(monkeypatch):
     assert (processes.threads(), processes.threads(2), processes.threads(9)) == (4, 2, 1)
     monkeypatch.setenv('OMP_NUM_THREADS', '3')
     assert processes.threads(2) == 3
+
+
+def test_the_end_of_a_log_is_what_the_training_said(tmp_path):
+    log = tmp_path / 'log.txt'
+    torchrun = '1122 00:51:21.0 9 torch/distributed/'
+    log.write_text(f'W{torchrun}run.py:774] Setting OMP_NUM_THREADS\n'
+                   'one\nhalf\rtwo\nno such config\n'
+                   f'W{torchrun}elastic/multiprocessing/api.py:897] Sending SIGTERM\n'
+                   f'E{torchrun}elastic/multiprocessing/api.py:1002] failed (exitcode: 2) local_rank: 0\n'
+                   'Traceback (most recent call last):\n  ChildFailedError\n')
+    assert processes.tail(log) == 'one\ntwo\nno such config'
+    assert processes.tail(log, 1) == 'no such config'
