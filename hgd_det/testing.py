@@ -76,6 +76,31 @@ def make_lesson(student: dict[str, Tensor] | None = None, teacher: dict[str, Ten
                   targets=targets, anchors=None if anchors is None else (lambda: anchors))
 
 
+def make_scores(batch: int = 2, anchors: int = 40, classes: int = 3, seed: int = 0, dtype=torch.float32
+                ) -> tuple[Tensor, Tensor, Tensor]:
+    """Student and teacher logits (B,M,C+1), and labels (B,M) with a few objects in every image."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, batch, anchors, classes + 1, generator=generator).to(dtype) * 2
+    labels = torch.full((batch, anchors), classes)
+    for image in range(batch):
+        labels[image, 5 * image:5 * image + 2 + image] = torch.arange(2 + image) % classes
+    return logits[0].requires_grad_(), logits[1].requires_grad_(), labels
+
+
+def score_lesson(student: Tensor, teacher: Tensor, labels: Tensor, **more) -> Lesson:
+    """A lesson of class scores alone."""
+    boxes = torch.zeros(*student.shape[:2], 4)
+    return make_lesson(student_head=(student, boxes), teacher_head=(teacher, boxes), labels=labels, **more)
+
+
+def make_maps(channels: int, sizes: Sequence[int] = (4, 3, 2), batch: int = 2, seed: int = 0,
+              dtype=torch.float32) -> dict[str, Tensor]:
+    """Square maps of these sizes, as a neck has them."""
+    generator = torch.Generator().manual_seed(seed)
+    return {f'neck[{i}]': torch.randn(batch, channels, s, s, generator=generator).to(dtype)
+            .requires_grad_() for i, s in enumerate(sizes)}
+
+
 def make_survey(maps: dict[str, tuple[int, int]], input_size: int = 300, name: str = 'student',
                 sources: Sequence[str] = ()) -> Survey:
     """``maps`` is ``{tap: (channels, size)}`` in execution order."""

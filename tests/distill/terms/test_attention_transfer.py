@@ -10,7 +10,7 @@ from hgd_det.distill.stages import survey
 from hgd_det.distill.term import Spec
 from hgd_det.distill.terms.attention_transfer import MODES, AttentionTransfer
 from hgd_det.errors import UserError
-from hgd_det.testing import make_lesson, make_spec, tiny_ssd
+from hgd_det.testing import make_lesson, make_maps, make_spec, tiny_ssd
 
 SIZES = (4, 3, 2)
 
@@ -23,12 +23,6 @@ def set_up(student: int = 3, teacher: int = 5, sizes=SIZES, **options) -> Attent
     term = AttentionTransfer(**options)
     term.setup(make_spec(taps(student, sizes), taps(teacher, sizes)))
     return term
-
-
-def maps(channels: int, sizes=SIZES, batch: int = 2, seed: int = 0, dtype=torch.float32) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    return {f'neck[{i}]': torch.randn(batch, channels, s, s, generator=generator).to(dtype)
-            .requires_grad_() for i, s in enumerate(sizes)}
 
 
 def slow_attention(x: Tensor) -> list[float]:
@@ -58,7 +52,7 @@ def test_one_channel_and_two_cells_give_the_closed_form(mode, expected):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_it_equals_a_loop_over_cells(mode):
-    student, teacher = maps(3), maps(5, seed=1)
+    student, teacher = make_maps(3), make_maps(5, seed=1)
     out = set_up(mode=mode)(make_lesson(student, teacher))
     each = {f'd_s{size}': slow_value(student[tap], teacher[tap], mode)
             for size, tap in zip(SIZES, student, strict=True)}
@@ -69,7 +63,7 @@ def test_it_equals_a_loop_over_cells(mode):
 @pytest.mark.parametrize('mode', ['code', 'paper'])
 def test_it_is_torchdistills_loss(mode):
     losses = pytest.importorskip('torchdistill.losses.mid_level')
-    student, teacher = maps(3), maps(5, seed=1)
+    student, teacher = make_maps(3), make_maps(5, seed=1)
     pairs = {tap: {side: dict(io='output', path=tap) for side in ('student', 'teacher')} for tap in student}
     theirs = losses.ATLoss(pairs, mode=mode)(*({tap: dict(output=x) for tap, x in side.items()}
                                                for side in (student, teacher)))
@@ -83,7 +77,7 @@ def test_it_is_torchdistills_loss(mode):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_equal_maps_cost_nothing_and_have_a_gradient_of_zero(mode):
-    student = maps(4)
+    student = make_maps(4)
     loss = set_up(4, 4, mode=mode)(make_lesson(student, {k: v.detach() for k, v in student.items()}))['loss']
     loss.backward()
     assert loss.item() == 0 and all(v.grad.abs().max() == 0 for v in student.values())
@@ -91,34 +85,15 @@ def test_equal_maps_cost_nothing_and_have_a_gradient_of_zero(mode):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_the_scale_of_a_map_does_not_matter_nor_do_signs_and_order_of_channels(mode):
-    term, student, teacher = set_up(mode=mode), maps(3), maps(5, seed=1)
+    term, student, teacher = set_up(mode=mode), make_maps(3), make_maps(5, seed=1)
     other = {k: -7 * v[:, [1, 2, 0]] for k, v in student.items()}
     assert torch.allclose(term(make_lesson(student, teacher))['loss'],
                           term(make_lesson(other, teacher))['loss'], atol=1e-6)
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_the_gradient_reaches_the_student_and_never_the_teacher(mode):
-    term, student, teacher = set_up(mode=mode), maps(3), maps(5, seed=1)
-    term(make_lesson(student, teacher))['loss'].backward()
-    assert all(v.grad.abs().sum() > 0 for v in student.values())
-    assert all(v.grad is None for v in teacher.values()) and not list(term.parameters())
-
-
-@pytest.mark.parametrize('mode', MODES)
-def test_a_batch_is_the_mean_of_its_images_in_any_order(mode):
-    term, student, teacher = set_up(mode=mode), maps(3), maps(5, seed=1)
-
-    def value(index: list[int]) -> Tensor:
-        return term(make_lesson({k: v[index] for k, v in student.items()},
-                                {k: v[index] for k, v in teacher.items()}))['loss']
-    assert torch.allclose(value([0, 1]), value([1, 0]))
-    assert torch.allclose(value([0, 1]), (value([0]) + value([1])) / 2)
-
-
-@pytest.mark.parametrize('mode', MODES)
 def test_gradcheck(mode):
-    student, teacher = maps(2, (2,), dtype=torch.float64), maps(3, (2,), dtype=torch.float64, seed=1)
+    student, teacher = (make_maps(c, (2,), dtype=torch.float64, seed=c) for c in (2, 3))
     term = set_up(2, 3, (2,), mode=mode)
     assert torch.autograd.gradcheck(
         lambda s: term(make_lesson({'neck[0]': s}, teacher))['loss'], student['neck[0]'])
@@ -126,7 +101,7 @@ def test_gradcheck(mode):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_dead_maps_stay_finite(mode):
-    term, student, teacher = set_up(mode=mode), maps(3, batch=1), maps(5, batch=1, seed=1)
+    term, student, teacher = set_up(mode=mode), make_maps(3, batch=1), make_maps(5, batch=1, seed=1)
     for dead in (student, teacher):
         for x in dead.values():
             x.data.zero_()
@@ -139,11 +114,11 @@ def test_dead_maps_stay_finite(mode):
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 def test_saturated_maps_in_any_precision_stay_finite(dtype, mode):
-    student = {k: torch.full_like(v, 6e4, dtype=dtype) for k, v in maps(3).items()}
+    student = {k: torch.full_like(v, 6e4, dtype=dtype) for k, v in make_maps(3).items()}
     for x in student.values():
         x[..., 0] = 0
         x.requires_grad_()
-    teacher = {k: torch.full_like(v, -6e4, dtype=dtype) for k, v in maps(5).items()}
+    teacher = {k: torch.full_like(v, -6e4, dtype=dtype) for k, v in make_maps(5).items()}
     loss = set_up(mode=mode)(make_lesson(student, teacher))['loss']
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite() and loss > 0
@@ -158,7 +133,7 @@ def test_with_sum_every_pair_is_bounded_by_two():
 
 
 def test_a_student_map_of_another_size_is_resized_to_the_teachers():
-    term, student, teacher = set_up(3, 5, (2,)), maps(3, (2,)), maps(5, (4,), seed=1)
+    term, student, teacher = set_up(3, 5, (2,)), make_maps(3, (2,)), make_maps(5, (4,), seed=1)
     resized = torch.nn.functional.interpolate(student['neck[0]'], (4, 4), mode='bilinear')
     assert torch.allclose(term(make_lesson(student, teacher))['loss'],
                           term(make_lesson({'neck[0]': resized}, teacher))['loss'])
@@ -183,7 +158,7 @@ def test_it_looks_at_the_map_before_ssds_l2norm():
 
 
 def test_it_reads_neither_boxes_nor_heads():
-    lesson = make_lesson(maps(3, batch=1), maps(5, batch=1))
+    lesson = make_lesson(make_maps(3, batch=1), make_maps(5, batch=1))
     lesson.samples = [None]
     assert set_up()(lesson)['loss'] > 0
 

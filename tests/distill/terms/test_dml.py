@@ -8,7 +8,7 @@ from torch import Tensor
 from hgd_det.distill.lesson import HeadOutput
 from hgd_det.distill.terms.dml import DML
 from hgd_det.errors import UserError
-from hgd_det.testing import make_batch, make_distiller, make_lesson, tiny_ssd, train_step
+from hgd_det.testing import make_batch, make_distiller, make_lesson, make_scores, tiny_ssd, train_step
 
 BIG = 1e4
 
@@ -18,16 +18,6 @@ def compare(student: Tensor, peer: Tensor, labels: Tensor, deltas=None, num_clas
     deltas = deltas or [torch.zeros(*student.shape[:2], 4)] * 2
     lesson = make_lesson(student_head=(student, deltas[0]), labels=labels, num_classes=num_classes)
     return DML(**options).compare(lesson, HeadOutput(peer, deltas[1], ((1, student.shape[1], 1),)))
-
-
-def scores(batch: int = 2, anchors: int = 40, classes: int = 3, seed: int = 0, dtype=torch.float32):
-    """Logits of both, and labels with a few objects in every image."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(2, batch, anchors, classes + 1, generator=generator).to(dtype) * 2
-    labels = torch.full((batch, anchors), classes)
-    for image in range(batch):
-        labels[image, 5 * image:5 * image + 2 + image] = torch.arange(2 + image) % classes
-    return logits[0].requires_grad_(), logits[1].requires_grad_(), labels
 
 
 def soft(row: list[float]) -> list[float]:
@@ -72,7 +62,7 @@ def test_one_anchor_gives_each_its_own_direction():
 @pytest.mark.parametrize('temperature', [1.0, 3.0])
 @pytest.mark.parametrize('sigmoid', [False, True])
 def test_it_equals_a_loop_over_anchors_and_classes(temperature, sigmoid):
-    student, peer, labels = scores()
+    student, peer, labels = make_scores()
     if sigmoid:
         student, peer = student[..., :3], peer[..., :3]
     out = compare(student, peer, labels, temperature=temperature, num_classes=3)
@@ -83,7 +73,7 @@ def test_it_equals_a_loop_over_anchors_and_classes(temperature, sigmoid):
 @pytest.mark.parametrize('temperature', [1.0, 3.0])
 def test_each_direction_is_mmdets_kl_loss(temperature):
     from mmdet.models.losses import KnowledgeDistillationKLDivLoss
-    student, peer, labels = scores()
+    student, peer, labels = make_scores()
     out = compare(student, peer, labels, temperature=temperature, region='all')
     theirs = KnowledgeDistillationKLDivLoss(reduction='sum', T=temperature)
     count = (labels < 3).sum()
@@ -94,7 +84,7 @@ def test_each_direction_is_mmdets_kl_loss(temperature):
 
 
 def test_equal_detectors_have_nothing_to_say_and_agree():
-    student, _, labels = scores()
+    student, _, labels = make_scores()
     peer = student.detach().clone().requires_grad_()
     out = compare(student, peer, labels, deltas=[torch.ones(2, 40, 4)] * 2, boxes=1.0)
     (out['loss_student'] + out['loss_peer']).backward()
@@ -103,7 +93,7 @@ def test_equal_detectors_have_nothing_to_say_and_agree():
 
 
 def test_the_region_is_what_either_detector_mines_and_each_gradient_stays_on_its_side():
-    student, peer, labels = scores()
+    student, peer, labels = make_scores()
     union = torch.zeros(2, 40, dtype=torch.bool)
     for image, a in hard_set(student, labels, False) | hard_set(peer, labels, False):
         union[image, a] = True
@@ -116,7 +106,7 @@ def test_the_region_is_what_either_detector_mines_and_each_gradient_stays_on_its
 
 
 def test_boxes_are_compared_on_objects_only():
-    student, peer, labels = scores()
+    student, peer, labels = make_scores()
     peer = student.detach().clone()
     deltas = [torch.zeros(2, 40, 4, requires_grad=True), torch.full((2, 40, 4), 3.0, requires_grad=True)]
     out = compare(student, peer, labels, deltas=deltas, boxes=2.0)
@@ -128,7 +118,7 @@ def test_boxes_are_compared_on_objects_only():
 
 @pytest.mark.parametrize('region', ['pos', 'hard', 'all'])
 def test_the_order_of_the_images_does_not_matter(region):
-    student, peer, labels = scores(batch=3)
+    student, peer, labels = make_scores(batch=3)
     turned = [2, 0, 1]
     one, other = (compare(student[i], peer[i], labels[i], region=region) for i in ([0, 1, 2], turned))
     for key in ('loss_student', 'loss_peer'):
@@ -136,7 +126,7 @@ def test_the_order_of_the_images_does_not_matter(region):
 
 
 def test_gradcheck():
-    student, peer, labels = scores(anchors=12, dtype=torch.float64)
+    student, peer, labels = make_scores(anchors=12, dtype=torch.float64)
     deltas = [torch.randn(2, 12, 4, dtype=torch.float64) for _ in range(2)]
     for region in ('pos', 'all'):       # the mined set itself jumps with the scores
         # the other side is a constant of each direction: held so, the derivative is the whole one
@@ -150,7 +140,7 @@ def test_gradcheck():
 @pytest.mark.parametrize('columns', [4, 3])     # softmax and sigmoid over three classes
 @pytest.mark.parametrize('region', ['pos', 'hard'])
 def test_a_batch_of_background_costs_exactly_nothing(region, columns):
-    student, peer, labels = scores()
+    student, peer, labels = make_scores()
     out = compare(student[..., :columns], peer[..., :columns], torch.full_like(labels, 3), num_classes=3,
                   region=region, boxes=1.0)
     (out['loss_student'] + out['loss_peer']).backward()
@@ -161,7 +151,7 @@ def test_a_batch_of_background_costs_exactly_nothing(region, columns):
 @pytest.mark.parametrize('columns', [4, 3])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 def test_saturated_scores_in_any_precision_stay_finite(dtype, columns):
-    _, _, labels = scores(batch=1)
+    _, _, labels = make_scores(batch=1)
     student = torch.full((1, 40, columns), -BIG, dtype=dtype)
     student[..., 0] = BIG
     peer = (-student).requires_grad_()

@@ -127,16 +127,6 @@ def test_the_gradient_reaches_student_and_adapters_but_never_the_teacher():
     assert all(v.grad is None for v in teacher.values())
 
 
-def test_a_batch_is_the_mean_of_its_images_in_any_order():
-    term, student, teacher = set_up(), maps(STUDENT), maps(TEACHER, seed=1)
-
-    def value(index: list[int]) -> Tensor:
-        return term(make_lesson({k: v[index] for k, v in student.items()},
-                                {k: v[index] for k, v in teacher.items()}))['loss']
-    assert torch.allclose(value([0, 1]), value([1, 0]))
-    assert torch.allclose(value([0, 1]), (value([0]) + value([1])) / 2)
-
-
 @pytest.mark.parametrize('pool', ['max', 'avg'])
 def test_gradcheck(pool):
     spec, other = {'a': (2, 2), 'b': (3, 1)}, {'a': (3, 2), 'b': (2, 1)}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hgd_det.distill.terms.nst import KERNELS, NST
 from hgd_det.errors import UserError
-from hgd_det.testing import make_lesson, make_spec
+from hgd_det.testing import make_lesson, make_maps, make_spec
 
 SIZES = (4, 3, 2)
 
@@ -19,12 +19,6 @@ def set_up(student: int = 3, teacher: int = 5, sizes=SIZES, **options) -> NST:
     term = NST(**options)
     term.setup(make_spec(taps(student, sizes), taps(teacher, sizes)))
     return term
-
-
-def maps(channels: int, sizes=SIZES, batch: int = 2, seed: int = 0, dtype=torch.float32) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    return {f'neck[{i}]': torch.randn(batch, channels, s, s, generator=generator).to(dtype)
-            .requires_grad_() for i, s in enumerate(sizes)}
 
 
 def value_of(student: list, teacher: list, **options) -> float:
@@ -73,7 +67,7 @@ def test_one_channel_against_two_gives_a_half(kernel):
 
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_it_equals_a_loop_over_pairs_of_channels(kernel):
-    student, teacher = maps(3), maps(5, seed=1)
+    student, teacher = make_maps(3), make_maps(5, seed=1)
     student['neck[0]'].data[0, 1] = 0
     out = set_up(kernel=kernel)(make_lesson(student, teacher))
     each = {f'd_s{size}': sum(slow_nst(student[tap][b].flatten(1), teacher[tap][b].flatten(1), kernel)
@@ -85,48 +79,29 @@ def test_it_equals_a_loop_over_pairs_of_channels(kernel):
 
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_equal_maps_cost_nothing(kernel):
-    same = maps(4)
+    same = make_maps(4)
     assert set_up(4, 4, kernel=kernel)(make_lesson(same, same))['loss'].item() == 0
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_the_order_of_the_channels_and_the_scale_of_each_do_not_matter(kernel):
-    term, student, teacher = set_up(kernel=kernel), maps(3), maps(5, seed=1)
+    term, student, teacher = set_up(kernel=kernel), make_maps(3), make_maps(5, seed=1)
     turned = {k: v[:, [2, 0, 1]] * torch.tensor([3., .1, 40.])[:, None, None] for k, v in student.items()}
     assert torch.allclose(term(make_lesson(student, teacher))['loss'],
                           term(make_lesson(turned, teacher))['loss'], atol=1e-6)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_the_gradient_reaches_the_student_and_never_the_teacher(kernel):
-    term, student, teacher = set_up(kernel=kernel), maps(3), maps(5, seed=1)
-    term(make_lesson(student, teacher))['loss'].backward()
-    assert all(v.grad.abs().sum() > 0 for v in student.values())
-    assert all(v.grad is None for v in teacher.values()) and not list(term.parameters())
-
-
-@pytest.mark.parametrize('kernel', KERNELS)
-def test_a_batch_is_the_mean_of_its_images_in_any_order(kernel):
-    term, student, teacher = set_up(kernel=kernel), maps(3), maps(5, seed=1)
-
-    def value(index: list[int]) -> Tensor:
-        return term(make_lesson({k: v[index] for k, v in student.items()},
-                                {k: v[index] for k, v in teacher.items()}))['loss']
-    assert torch.allclose(value([0, 1]), value([1, 0]))
-    assert torch.allclose(value([0, 1]), (value([0]) + value([1])) / 2)
-
-
 @pytest.mark.parametrize('kernel', ['linear', 'poly'])
 def test_gradcheck(kernel):
-    student, teacher = maps(2, (2,), dtype=torch.float64), maps(3, (2,), dtype=torch.float64, seed=1)
+    student, teacher = (make_maps(c, (2,), dtype=torch.float64, seed=c) for c in (2, 3))
     term = set_up(2, 3, (2,), kernel=kernel)
     assert torch.autograd.gradcheck(
         lambda s: term(make_lesson({'neck[0]': s}, teacher))['loss'], student['neck[0]'])
 
 
 def test_the_gaussian_kernels_own_variance_is_a_constant_to_the_gradient():
-    student, teacher = maps(2, (2,), dtype=torch.float64, batch=1), maps(3, (2,), dtype=torch.float64, seed=1)
-    x, z = student['neck[0]'], {k: v[:1] for k, v in teacher.items()}
+    student, z = (make_maps(c, (2,), batch=1, dtype=torch.float64, seed=c) for c in (2, 3))
+    x = student['neck[0]']
     fixed = set_up(2, 3, (2,), kernel='gaussian', variance=.9)
     assert torch.autograd.gradcheck(lambda s: fixed(make_lesson({'neck[0]': s}, z))['loss'], x)
 
@@ -139,7 +114,7 @@ def test_the_gaussian_kernels_own_variance_is_a_constant_to_the_gradient():
 
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_dead_channels_and_dead_maps_stay_finite(kernel):
-    term, student, teacher = set_up(kernel=kernel), maps(3, batch=1), maps(5, batch=1, seed=1)
+    term, student, teacher = set_up(kernel=kernel), make_maps(3, batch=1), make_maps(5, batch=1, seed=1)
     for dead in (student, teacher):
         for x in dead.values():
             x.data.zero_()
@@ -152,8 +127,8 @@ def test_dead_channels_and_dead_maps_stay_finite(kernel):
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 def test_saturated_maps_in_any_precision_stay_finite(dtype, kernel):
-    student = {k: torch.full_like(v, 1e4, dtype=dtype).requires_grad_() for k, v in maps(3).items()}
-    teacher = {k: torch.full_like(v, -1e4, dtype=dtype) for k, v in maps(5).items()}
+    student = {k: torch.full_like(v, 1e4, dtype=dtype).requires_grad_() for k, v in make_maps(3).items()}
+    teacher = {k: torch.full_like(v, -1e4, dtype=dtype) for k, v in make_maps(5).items()}
     loss = set_up(kernel=kernel)(make_lesson(student, teacher))['loss']
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite()
@@ -161,7 +136,7 @@ def test_saturated_maps_in_any_precision_stay_finite(dtype, kernel):
 
 
 def test_one_nearly_equal_channel_does_not_let_rounding_decide():
-    student = (1 + 1e-4 * maps(1, (8,), 1)['neck[0]'].detach()).requires_grad_()
+    student = (1 + 1e-4 * make_maps(1, (8,), 1)['neck[0]'].detach()).requires_grad_()
     term = set_up(1, 1, (8,), kernel='gaussian')
     loss = term(make_lesson({'neck[0]': student}, {'neck[0]': torch.ones(1, 1, 8, 8)}))['loss']
     loss.backward()
@@ -169,7 +144,7 @@ def test_one_nearly_equal_channel_does_not_let_rounding_decide():
 
 
 def test_of_maps_of_unequal_size_the_larger_is_averaged():
-    term, small, large = set_up(3, 3, (4,)), maps(3, (2,)), maps(3, (4,), seed=1)
+    term, small, large = set_up(3, 3, (4,)), make_maps(3, (2,)), make_maps(3, (4,), seed=1)
     pooled = {'neck[0]': torch.nn.functional.avg_pool2d(large['neck[0]'], 2)}
     expected = term(make_lesson(small, pooled))['loss']
     assert torch.allclose(term(make_lesson(small, large))['loss'], expected)
@@ -185,7 +160,7 @@ def test_maps_below_four_cells_are_left_out():
 
 
 def test_it_reads_neither_boxes_nor_heads():
-    lesson = make_lesson(maps(3, batch=1), maps(5, batch=1))
+    lesson = make_lesson(make_maps(3, batch=1), make_maps(5, batch=1))
     lesson.samples = [None]
     assert set_up()(lesson)['loss'] > 0
 
