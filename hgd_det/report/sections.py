@@ -176,7 +176,7 @@ def stages(members: Sequence[Member], missing: list[str]) -> Section | None:
         for term in terms(each.run):
             for letter, (title, caption) in STAGES.items():
                 if series := stage_series(each.run, term, letter):
-                    heading = f'{title}: {each.name}, {term}'
+                    heading = f'{title}: {_whose(each, term)}'
                     chart = charts.lines(heading, _ends(series), series, log=letter == 'd', colours='t')
                     parts.append(figure(f'<h3>{escape(heading)}</h3>{chart}', caption))
     if not parts:
@@ -184,6 +184,10 @@ def stages(members: Sequence[Member], missing: list[str]) -> Section | None:
             missing.append('stage distances and weights: no method of these runs logs them (HGD does)')
         return None
     return Section('stages', 'Stage by stage', f'<div class="wide">{"".join(parts)}</div>')
+
+
+def _whose(member: Member, term: str) -> str:
+    return member.name if len(terms(member.run)) == 1 else f'{member.name}, {term}'
 
 
 def stage_series(run: Run, term: str, letter: str) -> list[Series]:
@@ -209,7 +213,7 @@ def correspondence(members: Sequence[Member], pairs: Mapping[str, Mapping[str, l
     parts = []
     for each in members:
         for term, listed in pairs.get(each.name, {}).items():
-            parts.append(f'<h3>{escape(each.name)}: {escape(term)}</h3>' + table(
+            parts.append(f'<h3>{escape(_whose(each, term))}</h3>' + table(
                 ('stage', 'student', 'teacher', 'adapter', 'distance<br>first → last'),
                 [_pair(each.run, term, pair) for pair in listed],
                 'Each row: a map of the student, with its channels, and the teacher’s map that it is '
@@ -224,9 +228,10 @@ def correspondence(members: Sequence[Member], pairs: Mapping[str, Mapping[str, l
 def _pair(run: Run, term: str, pair: Mapping) -> list[str]:
     key = f'{term}_d_{pair.get("name")}'
     seen = [row[key] for row in run.train if key in row]
-    sides = [f'{escape(tap)} <small>({channels})</small>' for tap, channels in
+    sides = [f'{escape(tap).replace(".", ".<wbr>")} <small>({channels})</small>' for tap, channels in
              zip((pair['student'], pair['teacher']), pair['channels'], strict=True)]
-    return ['×'.join(map(str, pair['size'])), *sides, escape(str(pair.get('adapter') or '–')),
+    adapter = escape(str(pair.get('adapter') or '–').replace('->', '→'))
+    return ['×'.join(map(str, pair['size'])), *sides, adapter,
             f'{seen[0]:.3f} → {seen[-1]:.3f}' if seen else '–']
 
 

@@ -54,7 +54,7 @@ thead th { color: var(--soft); font-weight: 500; font-size: .78rem; line-height:
 tbody th { font-weight: 600; overflow-wrap: break-word; }
 tbody th small { display: block; color: var(--soft); font-weight: 400; font-size: .78rem; }
 .best td, .best th { background: var(--gap); }
-.words td { overflow-wrap: anywhere; }
+.words td { overflow-wrap: break-word; }
 .words tbody th { white-space: nowrap; }
 td b { font-weight: 650; }
 .dot { display: inline-block; width: .62em; height: .62em; border-radius: 50%; background: currentColor;

@@ -15,7 +15,7 @@ from hgd_det.report.runs import Run
 from hgd_det.report.sections import stage_series
 from tests.report.conftest import DISTILLED, evaluation
 
-VOID = {'meta', 'link', 'img', 'br', 'col'}
+VOID = {'meta', 'link', 'img', 'br', 'wbr', 'col'}
 
 
 class Outline(HTMLParser):
