@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import torch
 from mmcv.cnn import ConvModule
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+# their convolution `conv1` is followed by the norm that `norm1_name` names, and so on
+NUMBERED = {kind.forward for kind in (ResNet, BasicBlock, Bottleneck)}
 IDENTITY = nn.Identity().eval()
 
 
@@ -16,9 +19,9 @@ class Folding:
     """``W' = W g / s`` and ``b' = (b - mean) g / s + beta`` with ``s = sqrt(var + eps)``, while a block runs.
 
     Only where the structure says that a norm follows its convolution and nothing else: neighbours in an
-    ``nn.Sequential``, and mmcv's ``ConvModule``. What is hooked when the block begins, as by a tap, stays
-    apart: somebody reads it. Before and after the block the detector, which is in eval, is as it was; the
-    weights are those it has when the block begins.
+    ``nn.Sequential``, mmcv's ``ConvModule``, and mmdet's ResNet and its blocks. What is hooked when the block
+    begins, as by a tap, stays apart: somebody reads it. Before and after the block the detector, which is in
+    eval, is as it was; the weights are those it has when the block begins.
     """
 
     def __init__(self, detector: nn.Module):
@@ -61,3 +64,7 @@ def _neighbours(module: nn.Module) -> Iterator[tuple[str, str]]:
     elif type(module) is nn.Sequential:
         names = list(module._modules)
         yield from zip(names, names[1:], strict=False)
+    elif type(module).forward in NUMBERED:
+        for number in '123':
+            if f'conv{number}' in module._modules:
+                yield f'conv{number}', getattr(module, f'norm{number}_name')

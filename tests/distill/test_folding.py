@@ -9,6 +9,8 @@ from torch import nn
 from hgd_det.distill.folding import Folding
 from hgd_det.models.vgg import SlimSSDVGG
 
+from mmdet.registry import MODELS  # isort: skip
+
 
 def learned(module: nn.Module) -> nn.Module:
     """In eval, with statistics and scales as training leaves them: none 0 or 1."""
@@ -19,7 +21,8 @@ def learned(module: nn.Module) -> nn.Module:
             for values in (norm.running_var, norm.weight):
                 nn.init.uniform_(values, 0.3, 2)
             nn.init.normal_(norm.bias)
-    return module.eval()
+    module.eval()
+    return module
 
 
 def norms(module: nn.Module) -> int:
@@ -43,6 +46,15 @@ def assert_same(module: nn.Module, folded: int):
 
 def test_vgg_without_its_norms_computes_the_same():
     assert_same(learned(SlimSSDVGG(width=0.125, with_bn=True)), folded=15)
+
+
+@pytest.mark.parametrize('kind, options, folded', [
+    ('ResNet', dict(depth=18), 20), ('ResNet', dict(depth=50), 53),
+    ('ResNet', dict(depth=18, deep_stem=True, avg_down=True), 22),
+    ('ResNeXt', dict(depth=50, groups=4, base_width=4), 53),
+    ('Res2Net', dict(depth=50, scales=4, base_width=26), 7)])    # its blocks have a forward of their own
+def test_a_resnet_without_its_norms_computes_the_same(kind, options, folded):
+    assert_same(learned(MODELS.build(dict(type=kind, **options))), folded)
 
 
 @pytest.mark.parametrize('bias', [True, False])
