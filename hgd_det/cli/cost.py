@@ -55,14 +55,13 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f'--reference {args.reference} trains nothing; give another config')
         trainings = {path: list(each(cfg)) if 'generations' in cfg else [cfg]
                      for path, cfg in configs.items()}
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
+        before = torch.get_num_threads()
+        torch.set_num_threads(args.threads)
+        try:
             found = iter(measure([one for several in trainings.values() for one in several],
                                  args.repeat, say=say))
-    finally:
-        torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)
     rows = _rows(configs, [_together([next(found) for _ in several]) for several in trainings.values()], args)
     shown = ('config', 'step_ms', 'step_ratio', 'memory_mb', 'memory_ratio', 'phases')
     print(plain([shown, *([row[key] for key in shown] for row in rows)], left=('config', 'phases')))

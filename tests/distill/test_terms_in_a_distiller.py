@@ -64,7 +64,7 @@ def test_training_changes_the_student_and_never_the_teacher(name):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for seed in range(2):
         logs = step(model, seed=seed)
-        assert torch.isfinite(torch.tensor(list(logs.values()))).all() and logs[f'{name}_raw'] > 0
+        assert torch.isfinite(torch.tensor(list(logs.values()))).all() and logs[f'loss_{name}'] > 0
         optimizer.step()
     assert not model.teacher.detector.training
     assert all(p.grad is None for p in model.teacher.detector.parameters())
@@ -94,7 +94,7 @@ def test_batches_with_few_objects_or_none_train_on(name, objects):
 @pytest.mark.parametrize('name', SAME_IS_DONE)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(name):
     model = build(name, teacher_width=1 / 32)
-    assert step(model)[f'{name}_raw'] > 1e-3
+    assert step(model)[f'{name}_raw'] > .01
     model.student.load_state_dict(model.teacher.detector.state_dict())
     assert step(model)[f'{name}_raw'] == pytest.approx(0, abs=1e-5)
 
