@@ -190,7 +190,7 @@ def make_distiller(terms: dict, student: dict | None = None, teacher: dict | boo
     init_default_scope('mmdet')
     torch.manual_seed(7)
     if teacher is None:
-        teacher = dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained')
+        teacher = dict(model=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained')
     model = Distiller(ConfigDict(student or tiny_ssd()), teacher=teacher or None, terms=ConfigDict(terms),
                       input_size=96, **options)
     model.init_weights()

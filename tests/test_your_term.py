@@ -21,7 +21,7 @@ def test_the_pages_term_trains():
     assert len([line for line in code.splitlines() if line.strip()]) <= 40  # the page's title
     TERMS.module_dict.pop('MyAttention', None)
     exec(compile(code, str(PAGE), 'exec'), {})
-    teacher = dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained')
+    teacher = dict(model=ConfigDict(tiny_ssd(1 / 8)), checkpoint='untrained')
     terms = ConfigDict(attention=dict(type='MyAttention', weight=2.0, warmup=0))
     model = Distiller(ConfigDict(tiny_ssd()), teacher, terms, input_size=96)
     model.init_weights()

@@ -10,6 +10,6 @@ model = dict(
     _delete_=True,
     type='Distiller',
     student={{_base_.model}},
-    teacher=dict(config='configs/ssd/ssd300_vgg16_voc.py', checkpoint='work_dirs/ssd/ssd300_vgg16_voc'),
+    teacher=dict(model='configs/ssd/ssd300_vgg16_voc.py', checkpoint='work_dirs/ssd/ssd300_vgg16_voc'),
     input_size=300,
     terms=dict())

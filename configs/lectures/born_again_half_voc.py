@@ -9,5 +9,5 @@ _base_ = '../_base_/distill_voc_half.py'
 generations = 3
 model = dict(
     # Its checkpoint is the generation before
-    teacher=dict(_delete_=True, config=dict(model={{_base_.model.student}})),
+    teacher=dict(_delete_=True, model=dict(model={{_base_.model.student}})),
     terms=dict(kd=dict(type='LogitKD', temperature=1.0, weight=1.0)))

@@ -6,6 +6,6 @@ _base_ = './_base_/distill.py'
 
 model = dict(
     student=dict(bbox_head=dict(type='DistributionSSDHead', n=16, lo=-8.0, hi=8.0)),
-    teacher=dict(config='configs/shapes/ld_teacher.py', checkpoint='work_dirs/shapes/ld_teacher'),
+    teacher=dict(model='configs/shapes/ld_teacher.py', checkpoint='work_dirs/shapes/ld_teacher'),
     terms=dict(ld=dict(
         type='LD', main_weight=1.0, vlr_weight=0.25, kd_weight=1.0, temperature=10.0)))

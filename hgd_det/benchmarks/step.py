@@ -50,10 +50,10 @@ class Steps:
         from hgd_det.paths import read_config
         _register()
         cfg = load_config(config)
-        taught = read_config(cfg.model.teacher.config)
+        taught = read_config(cfg.model.teacher.model)
         for model in (taught.model, cfg.model.student):
             model.backbone.init_cfg = None
-        cfg.model.teacher.update(config=taught, checkpoint='untrained')
+        cfg.model.teacher.update(model=taught, checkpoint='untrained')
         cfg.model.terms.hgd.update(term)
         self.config, self.classes = cfg, cfg.model.student.bbox_head.num_classes
         self.sides = {}
@@ -73,7 +73,7 @@ class Steps:
     @cached_property
     def plain_teacher(self) -> nn.Module:
         from mmdet.registry import MODELS
-        model = MODELS.build(self.config.model.teacher.config.model)
+        model = MODELS.build(self.config.model.teacher.model.model)
         return model.eval().to(memory_format=torch.channels_last)
 
     @property

@@ -122,7 +122,7 @@ def _taught(cfg: Config) -> dict:
         return dict(cfg.get('taught') or {})
     teacher, terms = (part if isinstance(part, Mapping) else {} for part in
                       (cfg.model.get('teacher'), cfg.model.get('terms')))
-    named = teacher.get('config') if teacher else 'none'
+    named = teacher.get('model', teacher.get('config')) if teacher else 'none'
     return dict(teacher=str(named) if isinstance(named, (str, Path)) else None,
                 teacher_checkpoint=teacher.get('checkpoint'),
                 terms={name: term.get('type') for name, term in terms.items() if isinstance(term, Mapping)})

@@ -46,7 +46,7 @@ class Distiller(BaseDetector):
 
     Args:
         student: The model config of a detector that trains alone.
-        teacher: Arguments of :class:`~hgd_det.distill.teacher.Teacher`: ``config``, ``checkpoint``.
+        teacher: Arguments of :class:`~hgd_det.distill.teacher.Teacher`: ``model``, ``checkpoint``.
         terms: ``{name: dict(type=..., weight=..., ...)}``; see :class:`~hgd_det.distill.term.Term`.
         input_size: Size of the dry run that finds the stages; default is the teacher config's
             ``input_size``, else 256.
@@ -75,7 +75,7 @@ class Distiller(BaseDetector):
             torch.manual_seed(seed)
             if teacher is not None:
                 if not isinstance(teacher, Mapping):
-                    raise UserError(f'model.teacher={teacher!r}; write dict(config=..., checkpoint=...)')
+                    raise UserError(f'model.teacher={teacher!r}; write dict(model=..., checkpoint=...)')
                 options.check('model.teacher', Teacher, teacher)
                 self.teacher = Teacher(**teacher)
                 self.teacher.fit_input(self.data_preprocessor)
@@ -87,7 +87,7 @@ class Distiller(BaseDetector):
                 term = build_term(name, config)
                 if term.needs_teacher and teacher is None:
                     raise UserError(f'model.teacher is missing: the term {name!r} ({type(term).__name__}) '
-                                    'needs one, as dict(config=..., checkpoint=...)')
+                                    'needs one, as dict(model=..., checkpoint=...)')
                 term.setup(spec)
                 if schedule.auto:
                     term.balance = Balance(schedule.ratio, schedule.average)

@@ -30,7 +30,7 @@ class Teacher:
     """The detector a student learns from.
 
     Args:
-        config: Path of its config (from the working folder or the project's root), or the config.
+        model: Path of its config (from the working folder or the project's root), or the config.
         checkpoint: Its weights: strict, every key and shape must fit. ``'untrained'`` says in so
             many words that random weights are wanted (for tests).
         input_size: Where the teacher wants images of another size than the student's: the batch
@@ -40,21 +40,20 @@ class Teacher:
             without it such a teacher is taken for a mistake.
     """
 
-    def __init__(self, config: str | Path | Config | dict, checkpoint: str | None = None,
+    def __init__(self, model: str | Path | Config | dict, checkpoint: str | None = None,
                  input_size: int | tuple[int, int] | None = None, sha256: str | None = None,
                  same_classes: bool = True):
-        self.config = _read(config)
+        self.config = _read(model)
         self.checkpoint, self.sha256, self.same_classes = checkpoint, sha256, same_classes
         self.input_size = None if input_size is None else as_pair(input_size)
         self._convert: tuple | None = None  # (student's, teacher's) normalisation where they differ
         self.classes: tuple[str, ...] | None = None
         self.digest: str | None = None
         self.loaded = False
-        model = self.config.model
-        if model['type'] == 'Distiller':  # a distilled student teaches: its plain self is meant
-            model = model['student']
-        model = model.copy()
-        self.detector: nn.Module = MODELS.build(model)
+        detector = self.config.model
+        if detector['type'] == 'Distiller':  # a distilled student teaches: its plain self is meant
+            detector = detector['student']
+        self.detector: nn.Module = MODELS.build(detector.copy())
         self.detector.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo) -> Teacher:

@@ -168,7 +168,7 @@ def _teacher(one: Config) -> dict:
 
 def _as_teacher(one: Config) -> dict:
     student = plain(one)
-    return dict(config=dict(model=student.model, input_size=student.get('input_size')))
+    return dict(model=dict(model=student.model, input_size=student.get('input_size')))
 
 
 def _read(folder: Path) -> dict:
@@ -187,7 +187,7 @@ def _settings(cfg: Config) -> dict[str, str]:
              if key not in FREE}
     if 'model.teacher.sha256' in table:  # this says who it is; its path changes when the folder is moved
         table = {key: value for key, value in table.items()
-                 if not key.startswith(('model.teacher.checkpoint', 'model.teacher.config'))}
+                 if not key.startswith(('model.teacher.checkpoint', 'model.teacher.model'))}
     return table
 
 

@@ -82,7 +82,7 @@ def taught_by(run: Run, other: Run) -> bool:
     if isinstance(file, str) and other.folder.resolve() in (Path(file).resolve(),
                                                             Path(file).resolve().parent):
         return True
-    config = teacher.get('config')
+    config = teacher.get('model', teacher.get('config'))  # as it was called before
     return isinstance(config, str) and other.config is not None and Path(config).name == other.config.name
 
 

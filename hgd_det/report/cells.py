@@ -174,7 +174,7 @@ def generations(config: str) -> int:
 def teacher_of(config: str) -> str | None:
     """The config of the teacher that must be trained first."""
     teacher = read_config(config).model.get('teacher') or {}
-    return teacher.config if teacher.get('checkpoint') else None
+    return teacher.model if teacher.get('checkpoint') else None
 
 
 def figures(metrics: Mapping[str, float]) -> dict[str, str]:

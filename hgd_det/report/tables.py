@@ -230,7 +230,7 @@ def _methods(scale: str) -> Table:
         alone = _alone(scale, model.student.bbox_head.type)
         lines.append(Line(_label(config), config, paper=paper.get(_label(config), {}), alone=alone))
         teacher = model.get('teacher') or {}
-        bases |= {alone: False} | ({teacher.config: True} if teacher.get('checkpoint') else {})
+        bases |= {alone: False} | ({teacher.model: True} if teacher.get('checkpoint') else {})
     base = table6.lines[:2] if scale == 'coco' else _base(scale)
     heads = [Line(_label(config), config, single=single) for config, single in sorted(bases.items())
              if config not in {line.config for line in base}]

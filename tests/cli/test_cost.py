@@ -7,7 +7,7 @@ from hgd_det.engine.cost import phases
 DISTILL = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},
-             teacher=dict(config={student!r}, checkpoint='untrained'), input_size=96,
+             teacher=dict(model={student!r}, checkpoint='untrained'), input_size=96,
              terms=dict(factor=dict(type='FactorTransfer', pretrain=0.5)))
 '''
 

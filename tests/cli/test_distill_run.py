@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DISTILL = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},
-             teacher=dict(config={teacher!r}, checkpoint={checkpoint!r}),
+             teacher=dict(model={teacher!r}, checkpoint={checkpoint!r}),
              input_size=96, terms=dict(hgd=dict(type='HGD', weight='auto', average=3, warmup=1)))
 custom_hooks = [dict(type='DistillHook')]
 log_processor = dict(type='DistillLogProcessor', by_epoch=False, window_size=1)

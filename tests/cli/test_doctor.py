@@ -8,7 +8,7 @@ from hgd_det.testing import tiny_ssd
 DISTILL = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},
-             teacher=dict(config={teacher!r}, checkpoint='untrained'),
+             teacher=dict(model={teacher!r}, checkpoint='untrained'),
              input_size=96, terms=dict(hgd=dict(type='HGD', weight='auto', average=3, warmup=1),
                                        kd=dict(type='LogitKD')))
 '''

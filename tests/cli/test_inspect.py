@@ -42,7 +42,7 @@ def test_a_distillation_shows_both_detectors_and_their_pairs(config, tmp_path, h
     distilling.write_text(f'''
 _base_ = {str(config)!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
-             teacher=dict(config={str(config)!r}, checkpoint='not/read/here.pth'),
+             teacher=dict(model={str(config)!r}, checkpoint='not/read/here.pth'),
              terms=dict(hint=dict(type='Hint', weight=1.0)))
 ''')
     assert hgd('inspect', '--json', config=distilling) == 0

@@ -49,7 +49,7 @@ def test_of_a_distillation_config_neither_teacher_nor_terms_are_built(
     distilling.write_text(f'''
 _base_ = {str(config)!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},
-             teacher=dict(config='no/such/config.py', checkpoint='no/such/weights.pth'),
+             teacher=dict(model='no/such/config.py', checkpoint='no/such/weights.pth'),
              terms=dict(hgd=dict(type='NoSuchTerm')))
 custom_hooks = [dict(type='DistillHook')]
 ''')

@@ -26,7 +26,7 @@ def plain():
 def distilling():
     student, teacher = tiny_ssd(1 / 32), tiny_ssd(1 / 16)
     return dict(model=dict(type='Distiller', student=student, input_size=96,
-                           teacher=dict(config=dict(model=teacher), checkpoint='untrained'),
+                           teacher=dict(model=dict(model=teacher), checkpoint='untrained'),
                            terms=dict(hgd=dict(type='HGD'))),
                 custom_hooks=[dict(type='DistillHook')], custom_imports=dict(imports=['not_there']))
 

@@ -33,7 +33,7 @@ def steps(terms: dict, rank: int, world: int) -> list[dict]:
     torch.manual_seed(0)
     # no BatchNorm: its statistics are a process's own
     model = Distiller(ConfigDict(tiny_ssd(1 / 32, with_bn=False)),
-                      dict(config=ConfigDict(tiny_ssd(1 / 16, with_bn=False)), checkpoint='untrained'),
+                      dict(model=ConfigDict(tiny_ssd(1 / 16, with_bn=False)), checkpoint='untrained'),
                       ConfigDict(terms), input_size=96)
     model.init_weights()
     model.train()

@@ -239,7 +239,7 @@ def test_terms_can_scale_or_silence_the_students_own_losses():
 
 
 def test_the_teacher_sees_the_students_batch_in_its_own_normalisation():
-    model = distiller(teacher=dict(config=ConfigDict(tiny_ssd(1 / 8, mean=100.0)), checkpoint='untrained'))
+    model = distiller(teacher=dict(model=ConfigDict(tiny_ssd(1 / 8, mean=100.0)), checkpoint='untrained'))
     pixels = make_batch()
     ours = model.data_preprocessor(copy.deepcopy(pixels), False)['inputs']
     theirs = model.teacher.detector.data_preprocessor(copy.deepcopy(pixels), False)['inputs']
@@ -259,14 +259,14 @@ REFUSALS = [
     (dict(terms=dict(x=dict(weight=1))), "write dict\\(type='HGD'"),
     (dict(terms={'a b': dict(type='EveryNeed')}), 'must be a plain word'),
     (dict(terms=dict(x=dict(type='EveryNeed', weight=-1))), 'negative weight'),
-    (dict(teacher=dict(config=ConfigDict(tiny_ssd(1 / 8, base=0.3, num_classes=5)), checkpoint='untrained')),
+    (dict(teacher=dict(model=ConfigDict(tiny_ssd(1 / 8, base=0.3, num_classes=5)), checkpoint='untrained')),
      '3 classes, the teacher 5'),
-    (dict(teacher=dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint=None)),
+    (dict(teacher=dict(model=ConfigDict(tiny_ssd(1 / 8)), checkpoint=None)),
      'the teacher has no checkpoint'),
-    (dict(teacher=dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint='nowhere/teacher.pth')),
+    (dict(teacher=dict(model=ConfigDict(tiny_ssd(1 / 8)), checkpoint='nowhere/teacher.pth')),
      'nowhere/teacher.pth does not exist; train the teacher first'),
     (dict(terms=dict(x=dict(type='EveryNeed', wieght=2))), "no option 'wieght'; did you mean 'weight'"),
-    (dict(teacher=dict(config='configs/ssd/ssd300_vgg61_voc.py')), 'near names: .*ssd300_vgg16_voc'),
+    (dict(teacher=dict(model='configs/ssd/ssd300_vgg61_voc.py')), 'near names: .*ssd300_vgg16_voc'),
 ]
 
 
@@ -296,19 +296,19 @@ def _saved(tmp_path, model, classes=('a', 'b', 'c'), change=None):
 def test_a_teacher_checkpoint_that_does_not_fit_is_refused(tmp_path, config, change, text):
     path = _saved(tmp_path, MODELS.build(ConfigDict(tiny_ssd(1 / 8))), change=change)
     with pytest.raises(UserError, match=f'(?s){text}'):
-        distiller(teacher=dict(config=ConfigDict(config), checkpoint=str(path)))
+        distiller(teacher=dict(model=ConfigDict(config), checkpoint=str(path)))
 
 
 def test_a_truncated_teacher_checkpoint_is_refused(tmp_path):
     path = _saved(tmp_path, MODELS.build(ConfigDict(tiny_ssd(1 / 8))))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match='teacher.pth'):
-        distiller(teacher=dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint=str(path)))
+        distiller(teacher=dict(model=ConfigDict(tiny_ssd(1 / 8)), checkpoint=str(path)))
 
 
 def test_a_teacher_of_other_classes_or_another_digest_is_refused(tmp_path):
     path = _saved(tmp_path, MODELS.build(ConfigDict(tiny_ssd(1 / 8))))
-    teacher = dict(config=ConfigDict(tiny_ssd(1 / 8)), checkpoint=str(path))
+    teacher = dict(model=ConfigDict(tiny_ssd(1 / 8)), checkpoint=str(path))
     model = distiller(teacher=teacher)
     model.check(total=100, classes=('a', 'b', 'c'))
     with pytest.raises(UserError, match="1: teacher 'b', student 'x'"):

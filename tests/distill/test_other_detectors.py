@@ -27,7 +27,7 @@ def test_hgd_builds_and_trains(path):
     teacher.model.backbone.init_cfg = None
     student = Config(dict(model=teacher.model.to_dict()))
     student.merge_from_dict(dict(model=R18))
-    model = Distiller(student.model, dict(config=teacher, checkpoint='untrained'),
+    model = Distiller(student.model, dict(model=teacher, checkpoint='untrained'),
                       dict(hgd=dict(type='HGD', weight=1.0, warmup=0)), input_size=128)
     model.init_weights()
     model.train().progress = Progress(0, 10)
@@ -54,7 +54,7 @@ def test_a_head_that_assigns_inside_its_loss_is_no_obstacle_to_a_feature_term():
     for config in configs:
         config.model.data_preprocessor.pop('batch_augments', None)
     student, teacher = configs
-    model = Distiller(student.model, dict(config=teacher, checkpoint='untrained'),
+    model = Distiller(student.model, dict(model=teacher, checkpoint='untrained'),
                       dict(hgd=dict(type='HGD', weight=1.0, warmup=0)), input_size=128)
     model.init_weights()
     model.train().progress = Progress(0, 10)

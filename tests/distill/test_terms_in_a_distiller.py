@@ -41,7 +41,7 @@ def build(name, teacher_width=1 / 16):
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Distiller', student=detector(name, 1 / 32), input_size=96,
-        teacher=dict(config=dict(model=detector(name, teacher_width)), checkpoint='untrained'),
+        teacher=dict(model=dict(model=detector(name, teacher_width)), checkpoint='untrained'),
         terms={name: TERMS[name]}))
     model.init_weights()
     return model.train()

@@ -24,7 +24,7 @@ BORN = '''
 _base_ = {student!r}
 generations = 3
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},
-             teacher=dict(config=dict(model={{{{_base_.model}}}})), input_size=96,
+             teacher=dict(model=dict(model={{{{_base_.model}}}})), input_size=96,
              terms=dict(kd=dict(type='LogitKD', temperature=1.0, weight=1.0)))
 custom_hooks = [dict(type='DistillHook')]
 default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
@@ -206,11 +206,11 @@ def test_a_first_teacher_teaches_the_first_generation_all_terms(born, monkeypatc
     monkeypatch.setattr(nst.NST, 'needs_teacher', False)
     alone = generation(cfg, 1, {}, None).model
     assert list(alone.terms) == ['other'] and alone.teacher is None
-    cfg.model.teacher = dict(config='their.py', checkpoint='their.pth', input_size=320)
+    cfg.model.teacher = dict(model='their.py', checkpoint='their.pth', input_size=320)
     first, second = (generation(cfg, k, {}, teacher).model for k, teacher in
-                     ((1, None), (2, dict(config={}, checkpoint='gen1.pth', sha256='0'))))
+                     ((1, None), (2, dict(model={}, checkpoint='gen1.pth', sha256='0'))))
     assert list(first.terms) == ['kd', 'other'] and first.teacher.checkpoint == 'their.pth'
-    assert second.teacher == dict(config={}, checkpoint='gen1.pth', sha256='0')
+    assert second.teacher == dict(model={}, checkpoint='gen1.pth', sha256='0')
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hgd_det.testing import make_student, tiny_ssd
 DISTILL = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
-             teacher=dict(config={teacher!r}, checkpoint={weights!r}),
+             teacher=dict(model={teacher!r}, checkpoint={weights!r}),
              terms=dict(hgd=dict(type='HGD', weight=1.0), kd=dict(type='LogitKD')))
 custom_hooks = [dict(type='DistillHook')]
 '''
@@ -18,7 +18,7 @@ custom_hooks = [dict(type='DistillHook')]
 LASTING = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
-             teacher=dict(config={teacher!r}, checkpoint={weights!r}),
+             teacher=dict(model={teacher!r}, checkpoint={weights!r}),
              terms=dict(hint=dict(type='FitNets', stop=0.3),
                         hgd=dict(type='HGD', weight='auto', warmup=0.3, ramp=4, average=8)))
 custom_hooks = [dict(type='DistillHook'), dict(type='EMAHook', momentum=0.1, update_buffers=True)]

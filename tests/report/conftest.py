@@ -15,12 +15,12 @@ TEACHER = STUDENT.replace('width=1', 'width=2')
 DISTILLED = STUDENT.replace(
     "dict(type='SSD', width=1)",
     "dict(type='Distiller', student=dict(type='SSD', width=1), "
-    "teacher=dict(config='configs/big.py', checkpoint='x'), terms=dict(hgd=dict(type='HGD', weight=1.0)))")
+    "teacher=dict(model='configs/big.py', checkpoint='x'), terms=dict(hgd=dict(type='HGD', weight=1.0)))")
 
 REAL = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
-             teacher=dict(config={teacher!r}, checkpoint={checkpoint!r}),
+             teacher=dict(model={teacher!r}, checkpoint={checkpoint!r}),
              terms=dict(hgd=dict(type='HGD', weight=1.0, warmup=1)))
 custom_hooks = [dict(type='DistillHook')]
 log_processor = dict(type='DistillLogProcessor', by_epoch=False, window_size=1)

@@ -19,7 +19,7 @@ def table(folder: Path) -> Table:
     paper = dict(teacher=76.7, student=65.6, hint=68.2, hgd=72.6)
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        taught = f"dict(config='{folder}/teacher.py', checkpoint='x')" if name in ('hint', 'hgd') else None
+        taught = f"dict(model='{folder}/teacher.py', checkpoint='x')" if name in ('hint', 'hgd') else None
         (folder / f'{name}.py').write_text(f"model = dict(type='Fake', teacher={taught})\n")
     return Table('4', 'fakes', 'shapes', tuple(
         Line(name, str(folder / f'{name}.py'), paper={'mAP': paper[name]}, single=name == 'teacher',

@@ -153,7 +153,7 @@ param_scheduler = [dict(type='OneCycleLR', eta_max=1e-3, total_steps=8, by_epoch
 TAUGHT = '''
 _base_ = './student.py'
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
-             teacher=dict(config={teacher!r}, checkpoint='nowhere'),
+             teacher=dict(model={teacher!r}, checkpoint='nowhere'),
              terms=dict(hgd=dict(type='HGD', weight=1.0)))
 custom_hooks = [dict(type='DistillHook')]
 '''

@@ -5,6 +5,6 @@ model = dict(
     _delete_=True,
     type='Distiller',
     student={{_base_.model}},
-    teacher=dict(config='configs/bccd/teacher.py', checkpoint='work_dirs/bccd/teacher'),
+    teacher=dict(model='configs/bccd/teacher.py', checkpoint='work_dirs/bccd/teacher'),
     input_size=160,
     terms=dict())

@@ -9,6 +9,6 @@ model = dict(
     _delete_=True,
     type='Distiller',
     student={{_base_.model}},
-    teacher=dict(config='configs/shapes/teacher.py', checkpoint='work_dirs/shapes/teacher'),
+    teacher=dict(model='configs/shapes/teacher.py', checkpoint='work_dirs/shapes/teacher'),
     input_size=96,
     terms=dict())

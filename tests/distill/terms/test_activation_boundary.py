@@ -199,7 +199,7 @@ def distiller(with_bn=False, **options):
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Distiller', student=tiny_ssd(1 / 32, with_bn=with_bn), input_size=96,
-        teacher=dict(config=dict(model=tiny_ssd(1 / 16, with_bn=with_bn)), checkpoint='untrained'),
+        teacher=dict(model=dict(model=tiny_ssd(1 / 16, with_bn=with_bn)), checkpoint='untrained'),
         terms=dict(boundary=dict(type='ActivationBoundary', **options))))
     model.init_weights()
     return model.train()

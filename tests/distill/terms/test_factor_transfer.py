@@ -261,7 +261,7 @@ def distiller(**options):
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Distiller', student=tiny_ssd(1 / 32, with_bn=False), input_size=96,
-        teacher=dict(config=dict(model=tiny_ssd(1 / 16, with_bn=False)), checkpoint='untrained'),
+        teacher=dict(model=dict(model=tiny_ssd(1 / 16, with_bn=False)), checkpoint='untrained'),
         terms=dict(factor=dict(type='FactorTransfer', **options))))
     model.init_weights()
     return model.train()

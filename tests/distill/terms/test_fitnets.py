@@ -128,7 +128,7 @@ def distiller(with_bn=False, **more):
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Distiller', student=tiny_ssd(1 / 32, with_bn=with_bn), input_size=96,
-        teacher=dict(config=dict(model=tiny_ssd(1 / 16, with_bn=with_bn)), checkpoint='untrained'),
+        teacher=dict(model=dict(model=tiny_ssd(1 / 16, with_bn=with_bn)), checkpoint='untrained'),
         terms=dict(hint=dict(type='FitNets'), **more)))
     model.init_weights()
     return model.train()

@@ -38,7 +38,7 @@ def build(student=1 / 32, teacher=1 / 16, **extra):
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Distiller', student=tiny_ssd(student, with_bn=False), input_size=96,
-        teacher=dict(config=dict(model=tiny_ssd(teacher, with_bn=False)), checkpoint='untrained'),
+        teacher=dict(model=dict(model=tiny_ssd(teacher, with_bn=False)), checkpoint='untrained'),
         terms=dict(gradient=dict(type='GradientAttention', weight=1.0), **extra)))
     model.init_weights()
     model.progress = Progress(0, 10)
