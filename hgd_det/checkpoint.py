@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -151,6 +152,16 @@ def _load_safetensors(path: Path) -> dict:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f'checkpoint {path} is truncated or damaged: {error}. {AGAIN}') from error
+
+
+def meta_of(content: Mapping, path: str | os.PathLike) -> dict:
+    """What the checkpoint, loaded from `path`, says of itself; of safetensors, in the file's header."""
+    if Path(path).suffix != '.safetensors':
+        return content['meta'] if isinstance(content.get('meta'), Mapping) else {}
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as file:
+        text = (file.metadata() or {}).get('hgd_det')
+    return json.loads(text) if text else {}
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -11,8 +11,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 import hgd_det.registered  # noqa: F401  what configs name
-from hgd_det.checkpoint import load
-from hgd_det.deploy import literal
+from hgd_det import literal
+from hgd_det.checkpoint import load, meta_of
 from hgd_det.distill.teacher import as_pair
 from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
@@ -45,7 +45,7 @@ def load_student(checkpoint: str | Path, config: str | Path | None = None,
     a detector of its own beside the student (DML): that one is taken instead.
     """
     content = load(checkpoint)
-    meta = _meta(content, Path(checkpoint))
+    meta = meta_of(content, checkpoint)
     if config is not None:
         cfg = load_config(config, options)
     else:
@@ -69,21 +69,6 @@ def build(cfg: Config) -> nn.Module:
     """The detector of a plain config, in evaluation mode; no pretrained weights are sought."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
         return MODELS.build(cfg.model).eval()
-
-
-def _meta(content: Mapping, path: Path) -> dict:
-    if path.suffix == '.safetensors':
-        return _safetensors_meta(path)
-    return content['meta'] if isinstance(content.get('meta'), Mapping) else {}
-
-
-def _safetensors_meta(path: Path) -> dict:
-    import json
-
-    from safetensors import safe_open
-    with safe_open(path, 'pt') as file:
-        text = (file.metadata() or {}).get('hgd_det')
-    return json.loads(text) if text else {}
 
 
 def _config_inside(meta: Mapping, checkpoint) -> Config:

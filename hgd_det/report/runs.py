@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from hgd_det.deploy import literal
+from hgd_det import literal
 from hgd_det.errors import UserError
 
 

@@ -2,8 +2,8 @@
 import pytest
 from mmengine.config import Config
 
-from hgd_det.deploy.literal import read
 from hgd_det.errors import UserError
+from hgd_det.literal import read
 from hgd_det.testing import tiny_ssd
 
 
