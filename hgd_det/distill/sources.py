@@ -51,9 +51,9 @@ def resolve(model: str | Path | Mapping, owner: str = 'model.teacher') -> Source
 
 
 def _of_dict(model: Mapping | Config) -> Source:
+    if 'model' not in model:
+        model = dict(model=model._cfg_dict if isinstance(model, Config) else dict(model))
     config = model if isinstance(model, Config) else Config(dict(model))
-    if 'model' not in config:
-        config = Config(dict(model=config), filename=config.filename)
     return Source(str(config.filename or 'teacher config'), config)
 
 
