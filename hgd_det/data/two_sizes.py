@@ -32,24 +32,25 @@ FOR_NONE = (LoadAnnotations, mmdet.FilterAnnotations, mmdet.PackDetInputs)      
 Size = tuple[int, int]  # (height, width)
 
 
-def install(dataset, wanted: Mapping[str, Size]) -> None:
-    """Let a training set's samples carry pictures of more sizes: each ``{field of the sample: size}``.
+def install(dataset, wanted: Mapping[str, Size]) -> bool:
+    """Let a training set's samples carry pictures of more sizes, ``{field of the sample: size}``; whether
+    that took a change.
 
     A size that the pipeline gives anyway is left out. Before the data loader's workers start: each has a
     copy of the set.
     """
     inner = [*getattr(dataset, 'datasets', ()), *filter(None, [getattr(dataset, 'dataset', None)])]
     if inner and not hasattr(dataset, 'pipeline'):    # one that repeats, balances or joins others
-        for one in inner:
-            install(one, wanted)
-        return
+        return any([install(one, wanted) for one in inner])
     pipeline = getattr(dataset, 'pipeline', None)
     steps = getattr(pipeline, 'transforms', None)
     if inner or not isinstance(steps, list):
         raise _refusal(wanted, f'{type(dataset).__name__} ' + (
             'mixes several pictures into one' if inner else 'has no pipeline of steps'))
-    if not isinstance(steps[-1], TwoSizes):
-        pipeline.transforms = _divided(steps, wanted)
+    if isinstance(steps[-1], TwoSizes):
+        return False
+    pipeline.transforms = _divided(steps, wanted)
+    return pipeline.transforms is not steps
 
 
 def _divided(steps: list, wanted: Mapping[str, Size]) -> list:

@@ -39,7 +39,7 @@ def groups(mapping: Mapping, mine: Sequence[str], theirs: Sequence[str], owner: 
     return [found[name] for name in mine]
 
 
-def check_map(mapping, owner: str) -> None:
+def check_map(mapping) -> None:
     """Refuse what is no map of names."""
     def named(value) -> bool:
         return isinstance(value, str) or (isinstance(value, (list, tuple)) and bool(value)
@@ -47,7 +47,7 @@ def check_map(mapping, owner: str) -> None:
 
     if not isinstance(mapping, Mapping) or not mapping or not all(
             isinstance(name, str) and named(value) for name, value in mapping.items()):
-        raise UserError(f"{owner}: classes={mapping!r}; write {{'mine': 'theirs', ...}}, where a list of "
+        raise UserError(f"classes={mapping!r}; write {{'mine': 'theirs', ...}}, where a list of "
                         'theirs may be one of mine; or leave it out where both have the same list')
 
 

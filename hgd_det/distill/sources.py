@@ -36,17 +36,17 @@ class Kind(NamedTuple):
     read: Callable[[str | Mapping], Source]
 
 
-def resolve(model: str | Path | Mapping, owner: str = 'model.teacher') -> Source:
+def resolve(model: str | Path | Mapping) -> Source:
     """What is meant by ``model=``; the first of :data:`KINDS` that it is."""
     model = str(model) if isinstance(model, Path) else model
     kind = next((kind for kind in KINDS if kind.meant(model)), None)
     if kind is None:
-        raise UserError(f'{owner}: model={model!r} is nothing that is here; give '
+        raise UserError(f'model={model!r} is nothing that is here; give '
                         + '; or '.join(kind.words for kind in KINDS))
     source = kind.read(model)
     model = source.config.get('model')
     if not isinstance(model, Mapping) or 'type' not in model:
-        raise UserError(f'{owner}: the config {source.name} has no model')
+        raise UserError(f'the config {source.name} has no model')
     return source
 
 

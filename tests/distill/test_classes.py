@@ -61,7 +61,7 @@ def test_maps_that_do_not_fit_are_refused_by_name(mapping, said):
 @pytest.mark.parametrize('mapping', [['cat'], {}, {'cat': 3}, {'cat': []}, {1: 'cat'}, 'cat'])
 def test_what_is_no_map_of_names_is_refused(mapping):
     with pytest.raises(UserError, match="classes=.*write {'mine': 'theirs'"):
-        check_map(mapping, 'model.teacher')
+        check_map(mapping)
 
 
 def test_a_config_names_its_classes_through_whatever_wraps_its_data_set():
