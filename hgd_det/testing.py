@@ -43,7 +43,8 @@ def make_lesson(student: dict[str, Tensor] | None = None, teacher: dict[str, Ten
                 levels: Sequence[tuple[int, int, int]] | None = None,
                 labels: Tensor | None = None, box_targets: Tensor | None = None,
                 label_weights: Tensor | None = None, num_classes: int | None = None,
-                anchors: Tensor | None = None, iteration: int = 0, total: int = 100) -> Lesson:
+                anchors: Tensor | None = None, images: Tensor | None = None,
+                iteration: int = 0, total: int = 100) -> Lesson:
     """A lesson from tensors.
 
     ``boxes`` is one list of boxes per image; ``*_head`` is ``(cls (B,M,C+1), reg (B,M,R))``;
@@ -59,21 +60,20 @@ def make_lesson(student: dict[str, Tensor] | None = None, teacher: dict[str, Ten
         if pair is None:
             return None
         cls, reg = pair
-        shape = tuple(levels) if levels else ((1, cls.shape[1], 1),)
-        return lambda: HeadOutput(cls, reg, shape)
+        return HeadOutput(cls, reg, shape)
 
+    shape = tuple(levels) if levels else ((1, student_head[0].shape[1], 1),) if student_head else ()
     targets = None
     if labels is not None:
         c = num_classes if num_classes is not None else student_head[0].shape[-1] - 1
         positive = (labels >= 0) & (labels < c)
         weights = torch.ones(labels.shape) if label_weights is None else label_weights
         wanted = torch.zeros(*labels.shape, 4) if box_targets is None else box_targets
-        made = Targets(labels, weights, wanted,
-                       positive[..., None].to(wanted.dtype).expand(*labels.shape, 4), c)
-        targets = lambda: made  # noqa: E731
-    return Lesson(Side(student or {}, head(student_head)), Side(teacher or {}, head(teacher_head)),
-                  samples, progress=Progress(iteration, total), input_shape=input_shape,
-                  targets=targets, anchors=None if anchors is None else (lambda: anchors))
+        targets = Targets(labels, weights, wanted,
+                          positive[..., None].to(wanted.dtype).expand(*labels.shape, 4), c)
+    return Lesson(Side(student, head(student_head)), Side(teacher, head(teacher_head)), samples,
+                  progress=Progress(iteration, total), input_shape=input_shape, targets=targets,
+                  anchors=anchors, levels=shape, images=images)
 
 
 def make_scores(batch: int = 2, anchors: int = 40, classes: int = 3, seed: int = 0, dtype=torch.float32
@@ -115,14 +115,14 @@ def make_spec(student: dict[str, tuple[int, int]], teacher: dict[str, tuple[int,
     """A spec from ``{tap: (channels, size)}`` of each detector; all maps are sources by default."""
     return Spec(make_survey(student, input_size, 'student', student if sources is None else sources),
                 make_survey(teacher, input_size, 'teacher', teacher if sources is None else sources),
-                nn.Identity(), nn.Identity(), lambda: (head, teacher_head or head))
+                (nn.Identity(), nn.Identity()), lambda: (head, teacher_head or head))
 
 
 def make_head_spec(anchors: Tensor | None = None, num_classes: int = 3, reg_channels: int = 4,
-                   project: Tensor | None = None) -> HeadSpec:
+                   project: Tensor | None = None, per_cell: Sequence[int] = (), **more) -> HeadSpec:
     return HeadSpec('SSDHead', num_classes, num_classes + 1, reg_channels, False, anchors,
                     dict(type='DeltaXYWHBBoxCoder', means=(0, 0, 0, 0), stds=(.1, .1, .2, .2)),
-                    project)
+                    project, tuple(per_cell), **more)
 
 
 def tiny_ssd(width: float = 1 / 16, num_classes: int = 3, *, depth: int = 16, with_bn: bool = True,
@@ -196,6 +196,18 @@ def make_distiller(terms: dict, student: dict | None = None, teacher: dict | boo
     model.init_weights()
     model.progress = Progress(0, 100)
     return model.train()
+
+
+def every_term() -> dict[str, dict]:
+    """``{name: entry}`` of every term of ours, each counting from the first iteration at weight 1: what
+    laws run over."""
+    import hgd_det.distill.terms  # noqa: F401
+    from hgd_det.distill.registry import TERMS
+    kinds = {name: kind for name, kind in TERMS.module_dict.items()
+             if kind.__module__.startswith('hgd_det.distill.terms.')}
+    small = dict(Mimic=dict(max_boxes=8))   # untrained teachers see hundreds
+    always = dict(weight=1.0, warmup=0, ramp=0, stop=None, detection=1.0)
+    return {name: dict(type=name, **always, **small.get(name, {})) for name in sorted(kinds)}
 
 
 def train_step(model, data: dict, optimizer=None) -> tuple[Tensor, dict[str, float]]:

@@ -111,17 +111,13 @@ class Steps:
 
     def lesson(self):
         """Both detectors' maps of the last batch; the student's are leaves that learn."""
-        from hgd_det.distill.lesson import Lesson, Side
-        from hgd_det.distill.schedule import Progress
-        from hgd_det.distill.taps import Taps
+        from hgd_det.distill.lesson import Side
         model, ready = self.side('hgd').model, self.side('hgd').ready
-        with torch.no_grad(), Taps(model.student, self.term.student_taps) as mine:
-            model.student.extract_feat(ready['inputs'])
-        with Taps(model.teacher.detector, self.term.teacher_taps, stop=True) as theirs:
-            model.teacher.forward(ready['inputs'], with_head=False)
-        return Lesson(Side({tap: x.detach().requires_grad_() for tap, x in mine.items()}),
-                      Side(dict(theirs)), ready['data_samples'], progress=Progress(50, 100),
-                      input_shape=ready['inputs'].shape[-2:])
+        with torch.no_grad():
+            lesson, _ = model.lesson(ready['inputs'], ready['data_samples'])
+        lesson.student = Side({tap: lesson.student.maps[tap].detach().requires_grad_()
+                               for tap in self.term.student_taps})
+        return lesson
 
 
 # the plain alternative ------------------------------------------------------------------------

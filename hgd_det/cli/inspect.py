@@ -106,7 +106,7 @@ def show(facts: dict) -> str:
                       for each in cost['maps']]
     for name, term in facts.get('terms', {}).items():
         weight = term['schedule']['weight']
-        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["requires"])}')
+        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["needs"])}')
         lines += _table(term.get('pairs') or [])
     return '\n'.join(lines)
 

@@ -40,7 +40,7 @@ def describe() -> list[dict]:
         doc = inspect.getdoc(term) or ''
         options = {key: value.default for key, value in inspect.signature(term).parameters.items()}
         found.append(dict(
-            name=name, summary=doc.partition('\n')[0], requires=sorted(term.requires),
+            name=name, summary=doc.partition('\n')[0], needs=sorted(term.needs),
             schedule=dict(term.schedule), options={k: _plain(v) for k, v in options.items()},
             configs=used.get(name, []), doc=doc))
     return found
@@ -90,12 +90,12 @@ def _table(found: list[dict]) -> str:
     for each in found:
         config = each['configs'][0] if each['configs'] else 'no config'
         lines += [f'{each["name"]:<{width}}  {each["summary"]}',
-                  f'{"":<{width}}  reads {", ".join(each["requires"])}; {config}']
+                  f'{"":<{width}}  reads {", ".join(each["needs"])}; {config}']
     return '\n'.join([*lines, '', 'hgd-det methods NAME prints its formula.'])
 
 
 def _explain(term: dict) -> str:
     schedule = ', '.join(f'{key}={value}' for key, value in term['schedule'].items())
-    return '\n'.join([term['name'], '', term['doc'], '', f'Reads: {", ".join(term["requires"])}',
+    return '\n'.join([term['name'], '', term['doc'], '', f'Reads: {", ".join(term["needs"])}',
                       f'Schedule unless told otherwise: {schedule or "weight=1.0"}',
                       *(f'Config: {path}' for path in term['configs'])])

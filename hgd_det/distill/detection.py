@@ -1,15 +1,12 @@
 """SSD's detection loss of any head's output, for terms that train or read more than the student's own."""
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hgd_det.distill.boxes import point_deltas
 from hgd_det.distill.functional import precise
 from hgd_det.distill.lesson import HeadOutput, Targets, hard_negatives
-from hgd_det.distill.term import HeadSpec
-from hgd_det.errors import UserError
 
 
 def detection_loss(head: HeadOutput, targets: Targets, *, ratio: float = 3.0, region: Tensor | None = None,
@@ -29,11 +26,3 @@ def detection_loss(head: HeadOutput, targets: Targets, *, ratio: float = 3.0, re
     deltas = point_deltas(head.reg[positive].to(dtype), None if bins is None else bins.to(dtype))
     boxes = F.smooth_l1_loss(deltas, targets.boxes[positive].to(dtype), reduction='sum')
     return (scores + boxes) / targets.num_positive
-
-
-def require_ssd(owner: str, who: str, spec: HeadSpec | None, detector: torch.nn.Module) -> None:
-    """Refuse a head that is not of SSD's kind: softmax scores, encoded boxes, anchors."""
-    if spec is None or spec.anchors is None or spec.coder is None or spec.use_sigmoid or getattr(
-            getattr(detector, 'bbox_head', None), 'reg_decoded_bbox', False):
-        raise UserError(f'{owner}: the {who} head {spec.kind if spec else ""} has no softmax scores with '
-                        'encoded boxes; use an SSD head, or a feature term such as HGD')

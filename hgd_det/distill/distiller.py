@@ -1,8 +1,9 @@
 """The one place where student, teacher, taps and terms meet.
 
-    batch -> student.loss()  with taps on  -> its own losses, maps and head outputs
-          -> teacher forward with taps on  -> its maps and, if some term reads it, its head
-          -> lesson -> each term -> {name: loss}   -> one flat dict of losses
+    seen   = teacher.observe(batch)             first, without a gradient; not at all while no term counts
+    losses = student.loss(batch)                watched: taps, head output, targets
+    lesson = Lesson(student, seen, batch)       what it holds has the gradient that it should have
+    losses |= each term of the lesson, weighed
 
 Nothing flows back to the teacher and nothing is kept between steps.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 from mmdet.models.detectors.base import BaseDetector
@@ -21,15 +22,14 @@ from torch import Tensor, nn
 
 import hgd_det.distill.terms  # noqa: F401  registers them
 from hgd_det.distill import options
-from hgd_det.distill.correspondence import with_shares
-from hgd_det.distill.heads import HeadSpy, differing_classes, flatten, head_spec
-from hgd_det.distill.lesson import Lesson, Side
+from hgd_det.distill.correspondence import pairs_with_shares
+from hgd_det.distill.heads import Watching, differing_classes, head_spec
+from hgd_det.distill.lesson import Lesson, Side, Targets
 from hgd_det.distill.registry import build_term, split_entry
 from hgd_det.distill.schedule import Balance, Progress, Schedule
 from hgd_det.distill.stages import survey
-from hgd_det.distill.taps import Taps
 from hgd_det.distill.teacher import Teacher, as_pair
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.term import Spec, Term, check_returned
 from hgd_det.errors import UserError
 
 DEFAULT_INPUT = 256  # a multiple of every usual stride, for detectors that take any size
@@ -88,7 +88,7 @@ class Distiller(BaseDetector):
                 if term.needs_teacher and teacher is None:
                     raise UserError(f'model.teacher is missing: the term {name!r} ({type(term).__name__}) '
                                     'needs one, as dict(model=..., checkpoint=...)')
-                term.setup(spec)
+                term.setup(spec.shown_to(name, term))
                 if schedule.auto:
                     term.balance = Balance(schedule.ratio, schedule.average)
                 self.distill[name] = term
@@ -97,16 +97,17 @@ class Distiller(BaseDetector):
     def _spec(self) -> Spec:
         teacher, mine = self.teacher, survey(self.student, self.input_size, 'student')
         if teacher is None:
-            return Spec(mine, None, self.student, None,
-                        lambda: (head_spec(self.student, self.input_size), None))
+            return Spec(mine, None, (self.student, None),
+                        cache(lambda: (head_spec(self.student, self.input_size), None)))
         theirs = teacher.input_size or self.input_size
         differ = None if not teacher.same_classes else differing_classes(self.student, teacher.detector)
         if differ:
             raise UserError(f'the student knows {differ[0]} classes, the teacher {differ[1]} '
                             f'({teacher.name}); take a teacher of the same data set, or, for feature '
                             'terms, allow it with model.teacher.same_classes=False')
-        return Spec(mine, survey(teacher.detector, theirs, 'teacher'), self.student, teacher.detector,
-                    lambda: (head_spec(self.student, self.input_size), head_spec(teacher.detector, theirs)))
+        return Spec(mine, survey(teacher.detector, theirs, 'teacher'), (self.student, teacher.detector),
+                    cache(lambda: (head_spec(self.student, self.input_size),
+                                   head_spec(teacher.detector, theirs))))
 
     # -- the student's own life ------------------------------------------------------------------
     def predict(self, batch_inputs, batch_data_samples, **kwargs):
@@ -137,71 +138,88 @@ class Distiller(BaseDetector):
 
     # -- one step --------------------------------------------------------------------------------
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
-        began = time.perf_counter()
-        progress = self._now()
+        began, progress = time.perf_counter(), self._now()
         factors = {name: schedule.factor(progress) for name, schedule in self.schedules.items()}
-        active = {name: self.distill[name] for name, factor in factors.items() if factor > 0}
+        active = [name for name, factor in factors.items() if factor > 0]
         if not active:
             losses = self.student.loss(batch_inputs, batch_data_samples)
             return losses | {f'loss_{name}': _touch(term, batch_inputs)
                              for name, term in self.distill.items()}
-        needs = frozenset().union(*(term.requires for term in active.values()))
-        if 'gradient' in needs and torch.is_grad_enabled():
-            batch_inputs = batch_inputs.detach().requires_grad_()
-        maps, spy = Taps(self.student, _taps(active, 'student_taps')), HeadSpy(self.student)
-        spent: list[float] = []
-        lesson = Lesson(Side(maps, spy.output), lambda: self._teach(batch_inputs, active, needs, spent),
-                        batch_data_samples, progress=progress, input_shape=batch_inputs.shape[-2:],
-                        targets=spy.targets, anchors=spy.anchors, neg_pos_ratio=spy.neg_pos_ratio,
-                        images=batch_inputs)
-        spy.changes = [partial(term.retarget, lesson) for term in active.values() if term.retarget]
-        with maps, spy:
-            losses = self.student.loss(batch_inputs, batch_data_samples)
-        if any(term.needs_teacher for term in active.values()):
-            lesson.teacher  # noqa: B018  it runs now, before autocast is switched off for the terms
+        if self.teacher is not None:
+            self.teacher.load()
+        lesson, losses = self.lesson(batch_inputs, batch_data_samples, active)
         detection = _total(losses)
         self._silence(losses, active)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             for name, term in self.distill.items():
-                losses.update(self._taught(name, term, lesson, factors[name], detection))
-        if spent:
-            losses['teacher_share'] = batch_inputs.new_tensor(sum(spent) / (time.perf_counter() - began))
+                losses |= self._weighed(name, term, lesson, factors[name], detection)
+        if lesson.taught_in:
+            share = lesson.taught_in / (time.perf_counter() - began)
+            losses['teacher_share'] = batch_inputs.new_tensor(share)
         return losses
 
-    def _teach(self, batch: Tensor, active: Mapping[str, Term], needs: frozenset, spent: list) -> Side:
-        """The teacher's side of the lesson; notes the seconds it took."""
-        if self.teacher is None:
-            raise UserError('a term read the teacher without saying so: its class sets needs_teacher=False')
-        self.teacher.load()
-        began = time.perf_counter()
-        with_head, with_gradient = 'head' in needs, 'gradient' in needs
-        with Taps(self.teacher.detector, _taps(active, 'teacher_taps'), stop=not with_head) as maps:
-            outputs = self.teacher.forward(batch, with_head, with_gradient)
-        head = self.teacher.detector.bbox_head if with_head else None
-        spent.append(time.perf_counter() - began)
-        return Side(maps, (lambda: flatten(head, outputs)) if with_head else None)
+    def lesson(self, images: Tensor, samples: list, terms: Iterable[str] | None = None
+               ) -> tuple[Lesson, dict]:
+        """What one batch offers some terms (all of them by default), and the student's own losses.
 
-    def _taught(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
+        Training, ``inspect``, ``doctor`` and ``cost`` all get it from here.
+        """
+        active = {name: self.distill[name] for name in (self.distill if terms is None else terms)}
+        needs = frozenset().union(*(term.needs for term in active.values()))
+        mixed = images.device.type if torch.is_autocast_enabled(images.device.type) else None
+        batch = dict(samples=samples, progress=self._now(), input_shape=images.shape[-2:],
+                     autocast=mixed and torch.get_autocast_dtype(mixed))
+        if 'gradient' in needs and torch.is_grad_enabled():
+            images = images.detach().requires_grad_()
+
+        began, seen = time.perf_counter(), None
+        if any(term.needs_teacher for term in active.values()):
+            seen = self.teacher.observe(
+                images, samples, taps=_taps(active, 'teacher_taps'), gradient='gradient' in needs,
+                head=any('head' in term.needs and term.needs_teacher for term in active.values()))
+        taught_in = time.perf_counter() - began if seen else 0.0
+
+        def offered(mine: Watching, student: Side, **more) -> Lesson:
+            if 'anchors' in needs:
+                more |= dict(anchors=mine.anchors(), levels=mine.levels())
+            return Lesson(student, seen, **batch, images=images, neg_pos_ratio=mine.neg_pos_ratio, **more)
+
+        def retarget(targets: Targets) -> Targets:
+            early = offered(mine, Side({}, mine.output() if 'head' in needs else None), targets=targets)
+            for name, term in moving.items():
+                targets = term.retarget(early.limited(name, term), targets)
+            return targets
+
+        moving = {name: term for name, term in active.items() if term.retarget is not None}
+        with Watching(self.student, _taps(active, 'student_taps'), retarget if moving else None) as mine:
+            losses = self.student.loss(images, samples)
+        found = dict(targets=mine.targets(), assigned=mine.assigned()) if 'targets' in needs else {}
+        lesson = offered(mine, Side(mine.maps, mine.output() if 'head' in needs else None), **found)
+        lesson.taught_in = taught_in
+        return lesson, losses
+
+    def _weighed(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
         """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
         idle = _touch(term, detection)
         if factor == 0:
             return {f'loss_{name}': idle}
-        values = term(lesson)
+        values = term(lesson.limited(name, term))
+        check_returned(name, term, values)
         counted = {k.removeprefix('loss'): v for k, v in values.items() if 'loss' in k}
         aside = counted.pop('aside_loss', None)
         entries = {} if aside is None else {f'loss_{name}_aside': aside}
         if counted:
             raw = sum(counted.values())
-            weight = self._weight(name, term, detection, raw) * factor
+            weight = torch.as_tensor(self._weight(name, term, detection, raw) * factor).to(raw)
             entries |= {f'loss_{name}{k}': v * weight for k, v in counted.items()}
-            entries |= {f'{name}_raw': raw.detach(), f'{name}_weight': raw.new_tensor(weight)}
+            entries |= {f'{name}_raw': raw.detach(), f'{name}_weight': weight}
         else:  # the term teaches by other means, or only itself so far
             entries[f'loss_{name}'] = idle
         first = next(iter(entries))
         entries[first] = entries[first] + idle
         return entries | {f'{name}_{k}': v.detach().float() for k, v in values.items() if 'loss' not in k}
 
-    def _weight(self, name: str, term: Term, detection: Tensor, raw: Tensor) -> float:
+    def _weight(self, name: str, term: Term, detection: Tensor, raw: Tensor) -> float | Tensor:
         schedule = self.schedules[name]
         if not schedule.auto:
             return float(schedule.weight)
@@ -209,10 +227,11 @@ class Distiller(BaseDetector):
             term.balance.update(detection, raw)
         return term.balance.factor
 
-    def _silence(self, losses: dict, active: Mapping[str, Term]) -> None:
+    def _silence(self, losses: dict, active: Iterable[str]) -> None:
         """Scale the student's own losses where a term asks for it (Chen's mu) or its schedule does."""
         factor = math.prod(self.schedules[name].detection for name in active)
-        scales = [(k, s) for term in active.values() for k, s in term.scales_detection.items()]
+        scales = [(k, s) for name in active
+                  for k, s in self.distill[name].scales_detection.items()]
         for key, value in losses.items():
             scale = factor
             for prefix, s in scales:
@@ -239,9 +258,10 @@ class Distiller(BaseDetector):
 
     def describe(self) -> dict:
         """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
-        terms = {name: dict(type=type(term).__name__, requires=sorted(term.requires),
+        pairs = pairs_with_shares(self)
+        terms = {name: dict(type=type(term).__name__, needs=sorted(term.needs),
                             schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
-                            pairs=with_shares(self, term))
+                            pairs=pairs[name])
                  for name, term in self.distill.items()}
         pairs = next((t['pairs'] for t in terms.values() if t['pairs']), [])
         return dict(terms=terms, pairs=pairs)

@@ -253,23 +253,12 @@ def _cover(low: Tensor, high: Tensor, cells: int, rule: str) -> Tensor:
 
 def shared_box_mask(lesson, size: tuple[int, int], rule: str = 'overlap') -> Tensor:
     """:func:`box_mask` of a lesson, computed once per size and rule for all terms and stages."""
-    key = ('box_mask', tuple(size), rule)
-    if key not in lesson.memo:
-        if 'boxes' not in lesson.memo:
-            lesson.memo['boxes'] = pad_boxes(lesson.boxes)
-        lesson.memo[key] = box_mask(lesson.memo['boxes'], size, lesson.input_shape, rule)
-    return lesson.memo[key]
+    padded = lesson.constant('padded boxes', lambda boxes=lesson.boxes: pad_boxes(boxes))
+    return lesson.constant(('box_mask', tuple(size), rule),
+                           lambda: box_mask(padded, size, lesson.input_shape, rule))
 
 
 # Scores of anchors ----------------------------------------------------------------------------
-
-def region_scores(lesson, region: str) -> tuple[Tensor, Tensor]:
-    """Class logits (P,K) of student and teacher (a constant) on the P anchors of a region."""
-    chosen = lesson.region(region)
-    student, teacher = lesson.student.head.cls[chosen], lesson.teacher.head.cls[chosen].detach()
-    dtype = precise(student, teacher)
-    return student.to(dtype), teacher.to(dtype)
-
 
 def agreement(student: Tensor, teacher: Tensor) -> Tensor:
     """Share of the anchors whose largest score both give to the same class; 0 over none."""

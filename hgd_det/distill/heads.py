@@ -5,13 +5,14 @@ Everything is taken from what the head computes anyway: its forward output is ho
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from hgd_det.distill.lesson import HeadOutput, Targets
 from hgd_det.distill.stages import evaluating
+from hgd_det.distill.taps import Taps
 from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
 
@@ -30,16 +31,19 @@ def differing_classes(student: nn.Module, teacher: nn.Module) -> tuple[int, int]
 
 def flatten(head: nn.Module, outputs: tuple) -> HeadOutput:
     """Level maps ``(B, A*K, H, W)`` to ``(B, M, K)`` in anchor order."""
-    cls_scores, bbox_preds = outputs[0], outputs[1]
-    cells = [tuple(s.shape[-2:]) for s in cls_scores]
-    priors = getattr(head, 'num_base_priors', 1)
-    priors = [priors] * len(cells) if isinstance(priors, int) else list(priors)
+    levels = levels_of(head, outputs)
 
     def join(maps: list[Tensor]) -> Tensor:
         return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], h * w * a, -1)
-                          for m, (h, w), a in zip(maps, cells, priors, strict=True)], 1)
-    return HeadOutput(join(cls_scores), join(bbox_preds),
-                      tuple((h, w, a) for (h, w), a in zip(cells, priors, strict=True)))
+                          for m, (h, w, a) in zip(maps, levels, strict=True)], 1)
+    return HeadOutput(join(outputs[0]), join(outputs[1]), levels)
+
+
+def levels_of(head: nn.Module, outputs: tuple) -> tuple[tuple[int, int, int], ...]:
+    """(H, W, anchors per cell) of each level."""
+    priors = getattr(head, 'num_base_priors', 1)
+    priors = [priors] * len(outputs[0]) if isinstance(priors, int) else list(priors)
+    return tuple((*scores.shape[-2:], a) for scores, a in zip(outputs[0], priors, strict=True))
 
 
 def anchors_of(head: nn.Module, levels: tuple, device) -> Tensor | None:
@@ -69,27 +73,29 @@ def head_spec(detector: nn.Module, input_size: tuple[int, int]) -> HeadSpec | No
     return HeadSpec(type(head).__name__, head.num_classes, out.cls.shape[-1], out.reg.shape[-1],
                     bool(getattr(head, 'use_sigmoid_cls', False)),
                     anchors_of(head, out.levels, parameter.device), described,
-                    getattr(head, 'project', None))
+                    getattr(head, 'project', None), tuple(a for _, _, a in out.levels),
+                    bool(getattr(head, 'reg_decoded_bbox', False)))
 
 
-class HeadSpy:
-    """Watch a student's head while its ``loss`` runs.
+class Watching:
+    """A detector seen while its loss runs: its taps, its head's output, its targets.
 
-    Each of ``changes`` takes the head's targets and returns those that its loss shall use instead.
+    ``retarget`` takes the head's targets and returns those that its loss shall use instead.
 
     Example::
 
-        with HeadSpy(student) as spy:
+        with Watching(student, taps) as mine:
             losses = student.loss(inputs, samples)
-        spy.output(), spy.targets()
+        mine.maps, mine.output(), mine.targets()
     """
 
-    def __init__(self, detector: nn.Module):
-        self.head = dense_head(detector)
-        self.changes: list[Callable[[Targets], Targets]] = []
-        self._outputs = self._targets = self._handle = None
+    def __init__(self, detector: nn.Module, taps: Iterable[str] = (),
+                 retarget: Callable[[Targets], Targets] | None = None):
+        self.head, self.maps, self.retarget = dense_head(detector), Taps(detector, taps), retarget
+        self._outputs = self._targets = self._assigned = self._handle = None
 
-    def __enter__(self) -> HeadSpy:
+    def __enter__(self) -> Watching:
+        self.maps.__enter__()
         if self.head is None:
             return self
         self._handle = self.head.register_forward_hook(self._saw)
@@ -98,47 +104,59 @@ class HeadSpy:
             return self
 
         def get_targets(*args, **kwargs):
-            self._targets = original(*args, **kwargs)
-            if self.changes:
-                self._targets = self._changed(self.targets())
+            self._targets = self._assigned = original(*args, **kwargs)
+            if self.retarget is not None:
+                self._targets = self._moved()
             return self._targets
         self.head.__dict__['get_targets'] = get_targets
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        self.maps.__exit__(kind, error, trace)
         if self.head is not None:
             self._handle.remove()
             self.head.__dict__.pop('get_targets', None)
 
     @torch.no_grad()
-    def _changed(self, targets: Targets) -> tuple:
+    def _moved(self) -> tuple:
         """Other targets in the form that the head's loss reads: per level, and the positives' number."""
-        with torch.autocast(targets.labels.device.type, enabled=False):
-            for change in self.changes:
-                targets = change(targets)
-        sizes = [part.shape[1] for part in self._targets[0]]
+        before = self.assigned()
+        with torch.autocast(before.labels.device.type, enabled=False):
+            targets = self.retarget(before)
+        sizes = [part.shape[1] for part in self._assigned[0]]
         parts = (targets.labels, targets.label_weights, targets.boxes, targets.box_weights)
         count = int(targets.positive.sum(1).clamp(min=1).sum())  # mmdet counts one in an image without any
-        return (*(list(part.split(sizes, 1)) for part in parts), count, *self._targets[5:])
+        return (*(list(part.split(sizes, 1)) for part in parts), count, *self._assigned[5:])
 
     def _saw(self, module, args, outputs) -> None:
         self._outputs = outputs
 
-    def output(self) -> HeadOutput:
+    def _seen(self) -> tuple:
         if self._outputs is None:
             raise UserError("a term reads head outputs, but the student has no dense head (two-stage "
                             'detectors have proposals); use a feature term such as HGD')
-        return flatten(self.head, self._outputs)
+        return self._outputs
 
-    def anchors(self) -> Tensor:
-        out = self.output()
-        anchors = anchors_of(self.head, out.levels, out.cls.device)
-        if anchors is None:
-            raise UserError(f'a term reads anchors, but {type(self.head).__name__} has points only')
-        return anchors
+    def output(self) -> HeadOutput:
+        return flatten(self.head, self._seen())
+
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        return levels_of(self.head, self._seen())
+
+    def anchors(self) -> Tensor | None:
+        """(M, 4), or None for a head whose priors are points."""
+        outputs = self._seen()
+        return anchors_of(self.head, self.levels(), outputs[0][0].device)
 
     def targets(self) -> Targets:
-        found = self._targets
+        """What the loss was computed from."""
+        return self._joined(self._targets)
+
+    def assigned(self) -> Targets:
+        """What the head's own assignment said."""
+        return self._joined(self._assigned)
+
+    def _joined(self, found) -> Targets:
         usable = isinstance(found, tuple) and len(found) >= 5 and all(
             isinstance(part, (list, tuple)) and part and isinstance(part[0], Tensor)
             for part in found[:4]) and found[0][0].dtype == torch.long

@@ -1,10 +1,14 @@
-"""A lesson: all that one batch offers a term, computed at most once and only when asked.
+"""A lesson: all that one batch offers a term.
+
+Whatever it holds has the gradient that it should have, whoever asks first: what the detectors put out is
+there before the first term runs, and what is made of it for several terms (regions, masks) are constants.
 
 Shapes: B images, M anchors per image, C foreground classes. Background is the LAST index, C.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +20,17 @@ from hgd_det.distill.schedule import Progress
 from hgd_det.errors import UserError
 
 REGIONS = ('pos', 'hard', 'all')
+
+#: What a term may need of a lesson, beside samples, progress and the sizes of the batch.
+NEEDS = {
+    'maps': 'feature maps of both detectors, at the taps that it chose when it was set up',
+    'head': 'raw outputs of both heads, anchor by anchor',
+    'anchors': "the student's anchors and its head's levels",
+    'targets': "what the student's head wants of each anchor, and the regions made of that",
+    'boxes': 'the objects: boxes and labels',
+    'images': 'the batch as the student saw it',
+    'gradient': "images with respect to which both detectors' outputs can be differentiated",
+}
 
 
 @dataclass(frozen=True)
@@ -60,92 +75,168 @@ def mean_count(count: Tensor) -> Tensor:
 
 
 class Side:
-    """What one detector put out: its maps by tap and, when a term needs it, its head's output."""
+    """What one detector put out: its maps by tap, and its head's output where a term needs it."""
 
-    def __init__(self, maps: Mapping[str, Tensor], head: Callable[[], HeadOutput] | None = None):
-        self.maps = maps
-        self._head = head
+    def __init__(self, maps: Mapping[str, Tensor] | None = None, head: HeadOutput | None = None):
+        self._maps, self._head = {} if maps is None else maps, head
+        self._needs: Collection[str] = NEEDS
+        self._owner = 'a term'
 
-    @cached_property
+    def limited(self, owner: str, needs: Collection[str], taps: Collection[str]) -> Side:
+        """This side as a term sees it: what it declared, and the taps that it chose."""
+        view = Side(_Chosen(self._maps, taps, owner), self._head)
+        view._needs, view._owner = needs, owner
+        return view
+
+    @property
+    def maps(self) -> Mapping[str, Tensor]:
+        _declared(self._owner, self._needs, 'maps')
+        return self._maps
+
+    @property
     def head(self) -> HeadOutput:
+        _declared(self._owner, self._needs, 'head')
         if self._head is None:
-            raise UserError("a term read head outputs without declaring requires={'head'}")
-        return self._head()
+            raise UserError(f'{self._owner} reads head outputs, and there are none')
+        return self._head
+
+
+class _Chosen(Mapping):
+    """Some of the maps: those that a term asked for."""
+
+    def __init__(self, maps: Mapping[str, Tensor], taps: Collection[str], owner: str):
+        self._maps, self._taps, self._owner = maps, taps, owner
+
+    def __getitem__(self, tap: str) -> Tensor:
+        if tap not in self._taps:
+            raise UserError(f'{self._owner} reads the map {tap!r}, which it did not ask for in setup(); it '
+                            f'asked for {", ".join(self._taps) or "none"}')
+        return self._maps[tap]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._taps)
+
+    def __len__(self) -> int:
+        return len(self._taps)
 
 
 class Lesson:
-    """The view of one batch that a term gets.
+    """The view of one batch that a term gets: what it declared in ``needs``, and no more.
 
     Attributes:
-        student, teacher: Maps (``lesson.student.maps[tap]``) and head outputs of each. The teacher runs
-            when it is first asked for, and not at all where no term does.
         samples: The batch's data samples, with their ground truth.
         progress: Iteration and total.
         input_shape: (H, W) of the batch as the network saw it, padding included.
         neg_pos_ratio: Negatives per positive in SSD's hard-negative mining.
-        images: The batch as the student saw it. With ``requires={'gradient'}`` both detectors' outputs
-            can be differentiated with respect to it.
+        autocast: The dtype of the student's mixed precision; None where it ran without.
+        memo: Constants that terms share; see :meth:`constant`.
+        taught_in: Seconds that the teacher took.
     """
 
-    def __init__(self, student: Side, teacher: Side | Callable[[], Side], samples: list, *,
+    def __init__(self, student: Side, teacher: Side | None, samples: list, *,
                  progress: Progress, input_shape: tuple[int, int],
-                 targets: Callable[[], Targets] | None = None, anchors: Callable[[], Tensor] | None = None,
-                 neg_pos_ratio: float = 3.0, images: Tensor | None = None):
-        self.student, self.samples = student, samples
-        self.progress, self.input_shape = progress, tuple(input_shape)
-        self.neg_pos_ratio = neg_pos_ratio
-        self.images = images
-        self._teacher, self._targets, self._anchors = teacher, targets, anchors
-        self._regions: dict[str, Tensor] = {}
-        self.memo: dict = {}  # for functional.py: masks shared by terms and stages
+                 targets: Targets | None = None, assigned: Targets | None = None,
+                 anchors: Tensor | None = None, levels: tuple = (), neg_pos_ratio: float = 3.0,
+                 images: Tensor | None = None, autocast: torch.dtype | None = None):
+        self.samples, self.progress, self.input_shape = samples, progress, tuple(input_shape)
+        self.neg_pos_ratio, self.autocast = neg_pos_ratio, autocast
+        self.memo: dict = {}
+        self.taught_in = 0.0
+        self.student, self._teacher, self._images = student, teacher, images
+        self._targets, self._assigned = targets, targets if assigned is None else assigned
+        self._anchors, self._levels = anchors, tuple(levels)
+        self._needs: Collection[str] = NEEDS
+        self._owner = 'a term'
+
+    def limited(self, name: str, term) -> Lesson:
+        """This lesson as one term sees it."""
+        owner, needs = f'term {name!r} ({type(term).__name__})', frozenset(term.needs)
+        view = copy.copy(self)      # the memo stays one for all
+        view._owner, view._needs = owner, needs
+        view.student = self.student.limited(owner, needs, term.student_taps)
+        view._teacher = self._teacher.limited(owner, needs, term.teacher_taps) \
+            if self._teacher is not None and term.needs_teacher else None
+        return view
+
+    @property
+    def teacher(self) -> Side:
+        if self._teacher is None:
+            raise UserError(f'{self._owner} reads the teacher, and there is none for a term whose class says '
+                            'needs_teacher = False')
+        return self._teacher
 
     @property
     def batch_size(self) -> int:
         return len(self.samples)
 
-    @cached_property
-    def teacher(self) -> Side:
-        return self._teacher() if callable(self._teacher) else self._teacher
+    def constant(self, key, make: Callable):
+        """``make()``, once for all terms of this batch and without a gradient."""
+        if key not in self.memo:
+            with torch.no_grad():
+                self.memo[key] = make()
+        return self.memo[key]
 
-    @cached_property
+    def _offer(self, need: str, value, without: str = ''):
+        _declared(self._owner, self._needs, need)
+        if value is None:
+            raise UserError(f'{self._owner} reads {need}, {without or "and there are none"}')
+        return value
+
+    # -- the objects -----------------------------------------------------------------------------
+    @property
     def boxes(self) -> list[Tensor]:
         """Per image (n, 4) ground-truth boxes x1 y1 x2 y2 in input pixels, ignored ones left out."""
-        return [self._instances(s).bboxes_tensor for s in self.samples]
+        _declared(self._owner, self._needs, 'boxes')
+        return self.constant('boxes', lambda: [
+            getattr(i.bboxes, 'tensor', i.bboxes).float() for i in self._instances()])
 
-    @cached_property
+    @property
     def labels(self) -> list[Tensor]:
         """Per image (n,) class indices of :attr:`boxes`."""
-        return [self._instances(s).labels for s in self.samples]
+        _declared(self._owner, self._needs, 'boxes')
+        return [instances.labels for instances in self._instances()]
 
-    @staticmethod
-    def _instances(sample) -> _Instances:
-        if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
-            raise UserError('a term needs ground-truth boxes, but the data gives none; load them '
-                            "with LoadAnnotations(with_bbox=True), or choose a term that needs none "
-                            "(HGD: micro='variance')")
-        boxes = sample.gt_instances.bboxes
-        return _Instances(getattr(boxes, 'tensor', boxes).float(), sample.gt_instances.labels)
+    def _instances(self) -> list:
+        for sample in self.samples:
+            if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
+                raise UserError('a term needs ground-truth boxes, but the data gives none; load them '
+                                "with LoadAnnotations(with_bbox=True), or choose a term that needs none "
+                                "(HGD: micro='variance')")
+        return [sample.gt_instances for sample in self.samples]
 
-    @cached_property
-    def targets(self) -> Targets:
-        if self._targets is None:
-            raise UserError("a term read targets without declaring requires={'targets'}, or the "
-                            "student's head assigns none of the kind anchors have")
-        return self._targets()
+    # -- images and anchors ----------------------------------------------------------------------
+    @property
+    def images(self) -> Tensor:
+        """The batch as the student saw it; a leaf with a gradient for whoever needs that."""
+        need = 'gradient' if 'gradient' in self._needs else 'images'
+        return self._offer(need, self._images)
 
-    @cached_property
+    @property
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        """(H, W, anchors per cell) of each level of the student's head."""
+        return self._offer('anchors', self._levels or None, "but the student's head has no levels")
+
+    @property
     def anchors(self) -> Tensor:
         """(M, 4) anchors in input pixels, all levels concatenated."""
-        if self._anchors is None:
-            raise UserError("a term read anchors, but the student's head has none")
-        return self._anchors()
+        return self._offer('anchors', self._anchors, "but the student's head has points only")
 
-    @cached_property
+    @property
     def level_anchors(self) -> list[Tensor]:
         """Per level (H, W, A, 4): :attr:`anchors`, cell by cell."""
-        levels = self.student.head.levels
-        parts = self.anchors.split([h * w * a for h, w, a in levels])
-        return [part.view(h, w, a, 4) for part, (h, w, a) in zip(parts, levels, strict=True)]
+        parts = self.anchors.split([h * w * a for h, w, a in self.levels])
+        return [part.view(h, w, a, 4) for part, (h, w, a) in zip(parts, self.levels, strict=True)]
+
+    # -- targets and regions ---------------------------------------------------------------------
+    @property
+    def targets(self) -> Targets:
+        """What the student's loss was computed from."""
+        return self._offer('targets', self._targets)
+
+    @property
+    def assigned(self) -> Targets:
+        """What the head's own assignment said, before any term moved it."""
+        return self._offer('targets', self._assigned)
 
     def region(self, name: str) -> Tensor:
         """(B, M) bool: the anchors an anchor-wise term looks at.
@@ -156,23 +247,20 @@ class Lesson:
         """
         if name not in REGIONS:
             raise UserError(f'region={name!r}; choose one of {", ".join(REGIONS)}')
-        if name not in self._regions:
-            self._regions[name] = self._compute_region(name)
-        return self._regions[name]
-
-    def _compute_region(self, name: str) -> Tensor:
         targets = self.targets
         if name == 'pos':
             return targets.positive
         if name == 'all':
             return torch.ones_like(targets.positive)
-        return targets.positive | hard_negatives(self.student.head.cls, targets, self.neg_pos_ratio)
+        cls = self.student.head.cls
+        return self.constant('hard', lambda: targets.positive | hard_negatives(
+            cls, targets, self.neg_pos_ratio))
 
 
-@dataclass(frozen=True)
-class _Instances:
-    bboxes_tensor: Tensor
-    labels: Tensor
+def _declared(owner: str, needs: Collection[str], need: str) -> None:
+    if need not in needs:
+        raise UserError(f"{owner} reads {need}, which it does not declare: add {need!r} to its class's needs "
+                        f'({", ".join(sorted(needs)) or "none so far"})')
 
 
 @torch.no_grad()

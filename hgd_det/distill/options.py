@@ -18,8 +18,7 @@ def check(owner: str, kind: Callable, given: Mapping, also: Sequence[str] = ()) 
 
     ``also``: names that somebody else takes, for the message. A type nobody wrote down is not judged.
     """
-    accepted = dict(inspect.signature(kind).parameters)
-    hints = _hints(kind)
+    accepted, hints = parameters(kind)
     for name, value in given.items():
         if name not in accepted:
             meant = near(name, [*accepted, *also], 1)
@@ -34,6 +33,27 @@ def check(owner: str, kind: Callable, given: Mapping, also: Sequence[str] = ()) 
                and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)]
     if missing:
         raise UserError(f'{owner} needs {", ".join(missing)}')
+
+
+def parameters(kind: Callable) -> tuple[dict[str, inspect.Parameter], dict]:
+    """What it takes, and the types that are written down.
+
+    A class whose ``__init__`` ends in ``**more`` hands that to the class it is made from, whose options
+    are then its own too.
+    """
+    if not inspect.isclass(kind):
+        return dict(inspect.signature(kind).parameters), _hints(kind)
+    accepted, hints = {}, {}
+    for base in kind.__mro__:
+        if '__init__' not in vars(base):
+            continue
+        mine = dict(inspect.signature(base.__init__).parameters)
+        more = [name for name, p in mine.items() if p.kind is p.VAR_KEYWORD]
+        accepted = {k: v for k, v in mine.items() if k not in ('self', *more)} | accepted
+        hints = _hints(base) | hints
+        if not more:
+            break
+    return accepted, hints
 
 
 def _hints(kind: Callable) -> dict:

@@ -10,6 +10,7 @@ from mmengine.registry import Registry
 
 from hgd_det.distill import options
 from hgd_det.distill.schedule import Schedule
+from hgd_det.distill.term import check_declared
 from hgd_det.errors import UserError, near
 
 TERMS = Registry('term', locations=['hgd_det.distill.terms'])
@@ -42,4 +43,6 @@ def build_term(name: str, config: dict):
     kind = TERMS.module_dict[config['type']]
     given = {k: v for k, v in config.items() if k != 'type'}
     options.check(f"term {name!r}: {config['type']}", kind, given, Schedule.KEYS)
-    return kind(**given)
+    term = kind(**given)
+    check_declared(name, term)
+    return term

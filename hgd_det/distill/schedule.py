@@ -136,17 +136,17 @@ class Balance(nn.Module):
 
     @torch.no_grad()
     def update(self, detection: Tensor, term: Tensor) -> None:
-        if int(self.count) >= self.average:
-            return
+        """Take one iteration in, as long as it averages; nothing here waits for a number."""
         both = torch.stack([detection.detach().double(), term.detach().double()])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(both)
             both /= torch.distributed.get_world_size()
-        if torch.isfinite(both).all() and both[1] > 0:
-            self.sums += both
-            self.count += 1
+        counts = torch.isfinite(both).all() & (both[1] > 0) & (self.count < self.average)
+        self.sums += torch.where(counts, both, 0)
+        self.count += counts
 
     @property
-    def factor(self) -> float:
-        detection, term = self.sums.tolist()
-        return self.ratio * detection / term if term > 0 else 0.0
+    def factor(self) -> Tensor:
+        """A scalar; 0 until the term had a value."""
+        detection, term = self.sums
+        return torch.where(term > 0, self.ratio * detection / torch.where(term > 0, term, 1), 0)

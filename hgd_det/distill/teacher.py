@@ -7,6 +7,7 @@ and it runs under ``no_grad``.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from hgd_det import checkpoint as checkpoints
 from hgd_det import weights
 from hgd_det.distill.folding import Folding
+from hgd_det.distill.heads import flatten
+from hgd_det.distill.lesson import Side
+from hgd_det.distill.taps import Taps
 from hgd_det.errors import UserError
 from hgd_det.paths import read_config
 
@@ -135,19 +139,24 @@ class Teacher:
             batch = F.interpolate(batch, size=self.input_size, mode='bilinear', align_corners=False)
         return batch
 
-    def forward(self, batch: Tensor, with_head: bool, with_gradient: bool = False) -> tuple | None:
-        """Run as deep as needed: backbone and extras, and the head when some term reads it.
+    def observe(self, images: Tensor, samples: list, *, taps: Iterable[str] = (), head: bool = False,
+                gradient: bool = False) -> Side:
+        """What the teacher puts out for a batch: run as deep as needed, that is backbone and extras, and the
+        head where some term reads it.
 
-        ``with_gradient`` keeps the way back to the batch; the weights stay frozen.
+        ``gradient`` keeps the way back to the images; the weights stay frozen.
         """
-        with torch.set_grad_enabled(with_gradient):
-            batch = self.inputs(batch)
-            if batch.device.type == 'cpu':  # forward only, channels last is a third faster here
+        outputs = None
+        with Taps(self.detector, taps, stop=not head) as maps, torch.set_grad_enabled(gradient):
+            images = self.inputs(images)
+            if images.device.type == 'cpu':  # forward only, channels last is a third faster here
                 self.detector.to(memory_format=torch.channels_last)  # costs nothing once done
-                batch = batch.contiguous(memory_format=torch.channels_last)
-            with self.folding() if batch.device.type == 'cpu' else contextlib.nullcontext():
-                features = self.detector.extract_feat(batch)
-                return self.detector.bbox_head(features) if with_head else None
+                images = images.contiguous(memory_format=torch.channels_last)
+            with self.folding() if images.device.type == 'cpu' else contextlib.nullcontext():
+                features = self.detector.extract_feat(images)
+                if head:
+                    outputs = flatten(self.detector.bbox_head, self.detector.bbox_head(features))
+        return Side(maps, outputs)
 
     @cached_property
     def folding(self) -> Folding:

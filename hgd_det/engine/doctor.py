@@ -112,7 +112,7 @@ def _model(model, train, total: int) -> Iterator[Finding]:
     model.check(total, classes)
     for name, term in model.distill.items():
         pairs = term.describe()
-        if 'maps' in term.requires and not pairs and term.needs_teacher:
+        if 'maps' in term.needs and not pairs and term.needs_teacher:
             yield Finding('fail', f'term {name}', 'it reads maps, but has no pair of them')
         else:
             yield Finding('ok', f'term {name}', type(term).__name__ + (

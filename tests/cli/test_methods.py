@@ -21,7 +21,7 @@ def test_every_term_has_a_sentence_a_formula_and_a_config(methods):
             'Mimic'} <= set(methods)
     for name, method in methods.items():
         assert 10 < len(method['summary']) <= 100 and method['summary'].endswith('.'), name
-        assert '::' in method['doc'] and method['requires'], name
+        assert '::' in method['doc'] and method['needs'], name
         assert any(path.startswith('configs/shapes/') for path in method['configs']), name
         assert all((ROOT / path).is_file() for path in method['configs']), name
 

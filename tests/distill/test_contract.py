@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from hgd_det.distill.detection import detection_loss, require_ssd
+from hgd_det.distill.detection import detection_loss
+from hgd_det.distill.head_term import require_ssd
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.term import Term
 from hgd_det.errors import UserError
@@ -13,12 +14,12 @@ from hgd_det.testing import make_batch, make_distiller, make_head_spec, train_st
 @TERMS.register_module()
 class Alone(Term):
     """The student's own loss once more, on its own output; nobody else is asked."""
-    requires = frozenset({'head', 'targets'})
+    needs = frozenset({'head', 'targets'})
     needs_teacher = False
 
     def setup(self, spec):
-        assert spec.teacher is None and spec.teacher_model is None and spec.teacher_head is None
-        require_ssd('Alone', 'student', spec.student_head, spec.student_model)
+        assert spec.teacher is None and spec.teacher_head is None
+        require_ssd('Alone', 'student', spec.student_head)
 
     def forward(self, lesson):
         self.value = detection_loss(lesson.student.head, lesson.targets, ratio=lesson.neg_pos_ratio)
@@ -28,7 +29,7 @@ class Alone(Term):
 @TERMS.register_module()
 class Fewer(Term):
     """Only the first positive anchor of each image stays one; the teacher has looked."""
-    requires = frozenset({'head', 'targets'})
+    needs = frozenset({'head', 'targets'})
     keep = 1
 
     def retarget(self, lesson, targets):
@@ -47,7 +48,7 @@ class Fewer(Term):
 @TERMS.register_module()
 class Aside(Term):
     """Trains a weight of its own before it teaches."""
-    requires = frozenset({'head'})
+    needs = frozenset({'head'})
 
     def __init__(self, alone=True):
         super().__init__()
@@ -122,7 +123,7 @@ def test_the_balance_does_not_count_it():
 
 def test_heads_of_another_kind_are_refused():
     with pytest.raises(UserError, match='no softmax scores'):
-        require_ssd('Alone', 'student', make_head_spec(None), nn.Identity())
+        require_ssd('Alone', 'student', make_head_spec(None))
     with pytest.raises(UserError, match='no softmax scores'):
-        require_ssd('Alone', 'student', None, nn.Identity())
-    require_ssd('Alone', 'student', make_head_spec(torch.zeros(1, 4)), nn.Identity())
+        require_ssd('Alone', 'student', None)
+    require_ssd('Alone', 'student', make_head_spec(torch.zeros(1, 4)))

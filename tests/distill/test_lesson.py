@@ -19,7 +19,7 @@ def ssd_head_step(objects: tuple[int, ...]):
     from mmdet.registry import MODELS
 
     import hgd_det.models  # noqa: F401
-    from hgd_det.distill.heads import HeadSpy
+    from hgd_det.distill.heads import Watching
     torch.manual_seed(0)
     config = tiny_ssd()
     head = MODELS.build(dict(config['bbox_head'], train_cfg=config['train_cfg']))
@@ -28,7 +28,7 @@ def ssd_head_step(objects: tuple[int, ...]):
     maps = [torch.randn(len(objects), channels, size, size)
             for channels, size in zip(head.in_channels, (12, 6, 3, 1), strict=True)]
     samples = make_batch(len(objects), objects=objects)['data_samples']
-    with HeadSpy(SimpleNamespace(bbox_head=head)) as spy:
+    with Watching(SimpleNamespace(bbox_head=head)) as spy:
         losses = head.loss_by_feat(*head(maps), [s.gt_instances for s in samples],
                                    [s.metainfo for s in samples],
                                    [s.ignored_instances for s in samples])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hgd_det.registered  # noqa: F401  (mmdet's own SSDHead cannot predict without)
-from hgd_det.distill.heads import HeadSpy
+from hgd_det.distill.heads import Watching
 from hgd_det.models import BatchedSSDHead
 from hgd_det.testing import make_batch, make_distiller, tiny_ssd, torch_calls, train_step
 
@@ -69,7 +69,7 @@ def metas(batch, size=96):
 def results(head, maps, images, meta=None, ignored=None, cast=lambda level: level.clone()):
     """Losses by name, targets, and the gradients of the summed losses with respect to the maps."""
     maps = [[cast(level).requires_grad_() for level in kind] for kind in maps]
-    with HeadSpy(SimpleNamespace(bbox_head=head)) as spy:
+    with Watching(SimpleNamespace(bbox_head=head)) as spy:
         losses = head.loss_by_feat(*maps, images, meta or metas(len(images)), ignored)
     sum(sum(value.mean() for value in values) for values in losses.values()).backward()
     return losses, spy._targets, [level.grad for kind in maps for level in kind]

@@ -1,18 +1,16 @@
 """Activation boundaries (Heo et al., AAAI 2019): which neurons are on, not how strongly."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hgd_det.distill.adapters import POLICIES, Adapter, build_adapter, resize_map
-from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.adapters import Adapter, build_adapter, resize_map
+from hgd_det.distill.functional import choose
 from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.stages import Pair
 from hgd_det.errors import UserError
 
 REDUCTIONS = ('mean', 'sum')
@@ -42,7 +40,7 @@ class Connector(nn.Module):
 
 
 @TERMS.register_module()
-class ActivationBoundary(Term):
+class ActivationBoundary(MapTerm):
     """First learn which of the teacher's neurons are on, then train plainly from there.
 
     ::
@@ -67,50 +65,33 @@ class ActivationBoundary(Term):
     Args:
         margin: ``mu``: how far on its side a neuron must be to be left alone.
         reduction: ``mean`` over the neurons, or the authors' ``sum``.
-        adapter: ``always`` a 1x1 convolution with BatchNorm, only on channel ``mismatch``, or ``none``.
-        select: Which maps; ``heads`` are those that a prediction head reads.
-        sizes: Keep only the pairs whose teacher map has one of these heights.
     """
-    requires = frozenset({'maps'})
     schedule = dict(weight='auto', stop=0.2, detection=0.0)
+    defaults = dict(act='pre', l2norm='pre')
 
-    def __init__(self, *, margin: float = 1.0, reduction: str = 'mean', adapter: str = 'always',
-                 select: str = 'heads', sizes: Sequence[int] | None = None):
-        super().__init__()
+    def __init__(self, *, margin: float = 1.0, reduction: str = 'mean', **stages):
+        super().__init__(**stages)
         if not margin > 0:
             raise UserError(f'ActivationBoundary: margin={margin}; it must be above 0, or a student that '
                             'puts out 0 everywhere has nothing to learn')
         choose('ActivationBoundary', 'reduction', reduction, REDUCTIONS)
-        choose('ActivationBoundary', 'adapter', adapter, POLICIES)
-        self.margin, self.reduction, self.adapter = margin, reduction, adapter
-        self.options = dict(select=select, sizes=sizes)
-        self.pairs = []
-        self.adapters = nn.ModuleList()
+        self.margin, self.reduction = margin, reduction
 
-    def setup(self, spec: Spec) -> None:
-        self.pairs = pair_stages(spec.student, spec.teacher, act='pre', l2norm='pre', **self.options)
-        self.use_pairs(self.pairs)
-        self.adapters.extend(Connector(p.student.channels, p.teacher.channels, self.adapter)
-                             for p in self.pairs)
+    def adapter_for(self, pair: Pair) -> nn.Module:
+        return Connector(pair.student.channels, pair.teacher.channels, self.adapter)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         values, log, count = {}, {}, 0
-        for i, (pair, adapter) in enumerate(zip(self.pairs, self.adapters, strict=True)):
-            student = lesson.student.maps[pair.student.tap]                 # (B, C_S, h, w)
-            on = lesson.teacher.maps[pair.teacher.tap].detach() > 0         # (B, C_T, H, W)
-            s = adapter(student.to(precise(student)), on.shape[-2:])
+        for i, (pair, S, Z) in enumerate(self.maps(lesson)):
+            on = Z > 0                                                      # (B, C_T, H, W)
+            s = self.adapted(pair, S, on.shape[-2:])
             each = boundary_loss(s, on, self.margin)
-            values[f'd_{pair.name}'] = each.mean() if self.reduction == 'mean' else \
+            values[pair.name] = each.mean() if self.reduction == 'mean' else \
                 each.sum() / len(each) / 2 ** (len(self.pairs) - 1 - i)
             wrong = ((s > 0) != on).sum()
             log[f'differ_{pair.name}'] = wrong / on.numel()
             count = count + wrong / len(on)
-        return dict(loss=sum(values.values()), differ=count, **log,
-                    **{k: v.detach() for k, v in values.items()})
-
-    def describe(self) -> list[dict]:
-        return [dict(pair.describe(), name=pair.name, adapter=str(adapter))
-                for pair, adapter in zip(self.pairs, self.adapters, strict=True)]
+        return self.summed(values, differ=count, **log)
 
 
 def boundary_loss(s: Tensor, on: Tensor, margin: float) -> Tensor:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hgd_det.distill.adapters import resize_map
-from hgd_det.distill.detection import detection_loss, require_ssd
+from hgd_det.distill.detection import detection_loss
 from hgd_det.distill.functional import divergence, l2_distance, precise
+from hgd_det.distill.head_term import require_ssd
 from hgd_det.distill.heads import flatten
 from hgd_det.distill.lesson import HeadOutput, Lesson, Targets
 from hgd_det.distill.registry import TERMS
@@ -54,7 +55,7 @@ class BeYourOwnTeacher(Term):
         temperature: ``T``.
         levels: The head's levels that get a branch, 0 being the largest map.
     """
-    requires = frozenset({'maps', 'head', 'targets'})
+    needs = frozenset({'maps', 'head', 'targets'})
     needs_teacher = False
     schedule = dict(weight=1.0)
 
@@ -75,10 +76,10 @@ class BeYourOwnTeacher(Term):
 
     def setup(self, spec: Spec) -> None:
         head = spec.student_head
-        require_ssd('BeYourOwnTeacher', 'student', head, spec.student_model)
+        require_ssd('BeYourOwnTeacher', 'student', head)
         stages = [group[-1] for group in select_stages(spec.student).values()]      # largest first
         at = [i for i, stage in enumerate(stages) if stage.source]
-        per_cell = spec.student_model.bbox_head.prior_generator.num_base_priors
+        per_cell = head.per_cell
         anchors = [stages[i].size[0] * stages[i].size[1] * a for i, a in zip(at, per_cell, strict=False)]
         if len(at) != len(per_cell) or sum(anchors) != len(head.anchors):
             raise UserError('BeYourOwnTeacher: the head must have one level for each size, largest first, '
@@ -94,7 +95,7 @@ class BeYourOwnTeacher(Term):
             before, main = stages[at[level] - 1], stages[at[level]]
             self.pairs.append(Pair(before, main, f's{main.size[0]}'))
             self.branches.append(Branch(before.channels, main.channels, per_cell[level], head))
-        self.bins = head.project
+        self.bins = head.bins
         self.student_taps = list(dict.fromkeys(
             stage.tap for pair in self.pairs for stage in (pair.student, pair.teacher)))
 

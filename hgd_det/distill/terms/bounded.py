@@ -3,15 +3,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hgd_det.distill.functional import precise
+from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import HeadSpec, Spec, Term
+from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
 
 
 @TERMS.register_module()
-class BoundedRegression(Term):
+class BoundedRegression(HeadTerm):
     """Push a box further only where the student is not yet better than the teacher.
 
     ::
@@ -29,30 +29,23 @@ class BoundedRegression(Term):
     Args:
         margin: How much better than the teacher the student must be to be left alone.
     """
-    requires = frozenset({'head', 'targets'})
     schedule = dict(weight=0.5)
 
     def __init__(self, *, margin: float = 0.0):
-        super().__init__()
+        super().__init__(region='pos')
         self.margin = float(margin)
-        self.register_buffer('student_bins', None, persistent=False)
-        self.register_buffer('teacher_bins', None, persistent=False)
 
-    def setup(self, spec: Spec) -> None:
-        name = type(self).__name__
-        spec.same_anchors(name)
-        for who, head, model in (('student', spec.student_head, spec.student_model),
-                                 ('teacher', spec.teacher_head, spec.teacher_model)):
-            self._check(name, who, head, model)
-            if head.project is not None:
-                setattr(self, f'{who}_bins', head.project.detach().clone().float())
+    def learn(self, mine: HeadSpec, theirs: HeadSpec, other: str = 'teacher') -> None:
+        for who, head in (('student', mine), (other, theirs)):
+            self._check(type(self).__name__, who, head)
+        super().learn(mine, theirs, other)
 
     @staticmethod
-    def _check(name: str, who: str, head: HeadSpec, model) -> None:
+    def _check(name: str, who: str, head: HeadSpec) -> None:
         if head.anchors is None or head.coder is None:
             raise UserError(f'{name}: the {who} head {head.kind} is anchor-free and has no encoded '
                             'box targets; use a feature term such as HGD')
-        if getattr(getattr(model, 'bbox_head', None), 'reg_decoded_bbox', False):
+        if head.decoded:
             raise UserError(f'{name}: the {who} head {head.kind} learns decoded boxes '
                             '(reg_decoded_bbox=True), but errors are compared in encoded deltas; '
                             'use reg_decoded_bbox=False or leave this term out')
@@ -64,20 +57,10 @@ class BoundedRegression(Term):
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         targets = lesson.targets
         positive = targets.positive                                                 # (B, M)
-        student = _deltas(lesson.student.head.reg[positive], self.student_bins)     # (P, 4)
-        teacher = _deltas(lesson.teacher.head.reg[positive].detach(), self.teacher_bins)
+        student, teacher = self.deltas(lesson, positive)                            # (P, 4)
         wanted = targets.boxes[positive].to(student.dtype)
         e_student = (student - wanted).square().sum(-1)                             # (P,)
         e_teacher = (teacher - wanted).square().sum(-1)
         worse = e_student.detach() + self.margin > e_teacher
-        # An empty selection needs no case of its own: its sum is 0 and still hangs on the student.
         bounded = e_student[worse].sum() / targets.num_positive
         return dict(loss=bounded, active=worse.sum() / max(1, len(worse)))
-
-
-def _deltas(reg: Tensor, bins: Tensor | None) -> Tensor:
-    """(P, 4) deltas: as they are, or the expectation over a distribution's bins."""
-    reg = reg.to(precise(reg))
-    if bins is None:
-        return reg
-    return reg.view(len(reg), 4, len(bins)).softmax(-1) @ bins.to(reg.dtype)

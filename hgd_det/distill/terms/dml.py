@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hgd_det.distill.boxes import point_deltas
-from hgd_det.distill.functional import agreement, binary_divergence, choose, divergence, precise
-from hgd_det.distill.heads import HeadSpy, head_spec
-from hgd_det.distill.lesson import REGIONS, HeadOutput, Lesson, hard_negatives
+from hgd_det.distill.functional import agreement, precise
+from hgd_det.distill.head_term import HeadTerm
+from hgd_det.distill.heads import Watching, head_spec
+from hgd_det.distill.lesson import HeadOutput, Lesson, hard_negatives
 from hgd_det.distill.peer import make_peer
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term, same_anchors
+from hgd_det.distill.term import Spec, same_anchors
 from hgd_det.errors import UserError
 
 
 @TERMS.register_module()
-class DML(Term):
+class DML(HeadTerm):
     """Train a second detector, the peer, on the same batches; each imitates the other's class scores.
 
     ::
@@ -45,31 +46,28 @@ class DML(Term):
             anchors of objects, divides in each.
         boxes: Weight of the encoded boxes' part.
     """
-    requires = frozenset({'head', 'targets'})
-    needs_teacher = False
+    needs = frozenset({'head', 'targets', 'images'})
+    needs_teacher, needs_model = False, True
     schedule = dict(weight=1.0)
 
     def __init__(self, *, peer: str | Mapping | None = None, checkpoint: str | None = None,
                  temperature: float = 1.0, region: str = 'hard', boxes: float = 0.0):
-        super().__init__()
+        super().__init__(region=region)
         if not temperature > 0:
             raise UserError(f'DML: temperature={temperature}; it must be above 0')
         if not boxes >= 0:
             raise UserError(f'DML: boxes={boxes}; it cannot be negative')
-        choose('DML', 'region', region, REGIONS)
         self.peer_config, self.checkpoint = peer, checkpoint
-        self.temperature, self.region, self.boxes = temperature, region, boxes
-        self.register_buffer('project', None, persistent=False)
-        self.register_buffer('peer_project', None, persistent=False)
+        self.temperature, self.boxes = temperature, boxes
 
     def setup(self, spec: Spec) -> None:
         self.peer, self.as_peer_sees = make_peer('DML', spec.student_model, self.peer_config, self.checkpoint)
         mine, theirs = spec.student_head, head_spec(self.peer, spec.student.input_size)
         same_anchors('DML', mine, theirs, other='peer')
-        self.project, self.peer_project = mine.project, theirs.project
+        self.learn(mine, theirs, other='peer')
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        with HeadSpy(self.peer) as spy:
+        with Watching(self.peer) as spy:
             losses = self.peer.loss(self.as_peer_sees(lesson.images.detach()), lesson.samples)
         return dict(aside_loss=self.peer.parse_losses(losses)[0], **self.compare(lesson, spy.output()))
 
@@ -82,12 +80,12 @@ class DML(Term):
         dtype = precise(student.cls, peer.cls)
         mine, theirs = (
             (head.cls[chosen].to(dtype), point_deltas(head.reg[targets.positive].to(dtype), bins))
-            for head, bins in ((student, self.project), (peer, self.peer_project)))
-        kl = binary_divergence if mine[0].shape[-1] == targets.num_classes else divergence
+            for head, bins in ((student, self.student_bins), (peer, self.teacher_bins)))
 
         def distance(constant: tuple, learner: tuple) -> Tensor:
             scores, boxes = (a.detach() for a in constant)
-            value = self.temperature ** 2 * kl(scores / self.temperature, learner[0] / self.temperature).sum()
+            value = self.temperature ** 2 * self.divergence(
+                scores / self.temperature, learner[0] / self.temperature).sum()
             if self.boxes:
                 value = value + self.boxes / 2 * (boxes - learner[1]).square().sum()
             return value / targets.num_positive  # an empty choice sums to 0 and still hangs on the learner

@@ -3,24 +3,24 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hgd_det.distill.adapters import resize_map
-from hgd_det.distill.functional import EPS, precise, unit_vectors
+from hgd_det.distill.functional import EPS, unit_vectors
 from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.stages import Pair
+from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
 
 SLOPE = 0.1
 
 
 @TERMS.register_module()
-class FactorTransfer(Term):
+class FactorTransfer(MapTerm):
     """Imitate not the teacher's map but its factor: what an auto-encoder of that map keeps of it.
 
     ::
@@ -45,20 +45,20 @@ class FactorTransfer(Term):
     ``weight`` is the transfer's alone: 500 in the authors' code, whose maps are CIFAR's. With ``'auto'``
     it is measured from the first transfer on.
 
+    Without ``sizes`` the maps are the second and the third largest of those that heads read (19 and 10 of
+    SSD300).
+
     Args:
         rate: ``k``, the factor's channels as a share of the teacher's.
         pretrain: Share of the training in which the paraphraser learns.
         reconstruction: Weight of the paraphraser's loss. Under SGD it scales the learning rate: the authors'
             0.1 is 100 times a detector's 0.001. Adam does not notice.
-        sizes: Heights of the teacher's maps among those that heads read; default are the second and the
-            third largest (19 and 10 of SSD300).
     """
-    requires = frozenset({'maps'})
     schedule = dict(weight=500.0)
+    adapts = False      # translators stand in for adapters
 
-    def __init__(self, *, rate: float = 0.5, pretrain: float = 0.1, reconstruction: float = 100.0,
-                 sizes: Sequence[int] | None = None):
-        super().__init__()
+    def __init__(self, *, rate: float = 0.5, pretrain: float = 0.1, reconstruction: float = 100.0, **stages):
+        super().__init__(**stages)
         if not rate > 0:
             raise UserError(f'FactorTransfer: rate={rate}; it is a share of the channels, above 0')
         if not 0 < pretrain < 1:
@@ -68,16 +68,16 @@ class FactorTransfer(Term):
             raise UserError(f'FactorTransfer: reconstruction={reconstruction}; it must be above 0, or the '
                             'paraphraser would never learn')
         self.rate, self.pretrain, self.reconstruction = rate, pretrain, reconstruction
-        self.sizes = sizes
-        self.pairs = []
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
         self.frozen, self.translators = nn.ModuleList(), nn.ModuleList()
         self.register_buffer('paraphrased', torch.zeros((), dtype=torch.long))
 
+    def select(self, pairs: list[Pair], spec: Spec) -> list[Pair]:
+        named = self.selection['sizes'] is not None or self.selection['taps'] is not None
+        return pairs if named else pairs[1:3] or pairs
+
     def setup(self, spec: Spec) -> None:
-        pairs = pair_stages(spec.student, spec.teacher, select='heads', sizes=self.sizes)
-        self.pairs = pairs if self.sizes is not None else pairs[1:3] or pairs
-        self.use_pairs(self.pairs)
+        super().setup(spec)
         for pair in self.pairs:
             mine, theirs = pair.student.channels, pair.teacher.channels
             factor = max(1, round(self.rate * theirs))
@@ -94,11 +94,11 @@ class FactorTransfer(Term):
     def _paraphrase(self, lesson: Lesson) -> dict[str, Tensor]:
         self._keep()
         total, log = 0.0, {}
-        for pair, encoder, decoder in zip(self.pairs, self.encoders, self.decoders, strict=True):
-            teacher = self._teacher(lesson, pair)
-            error = (decoder(encoder(teacher)) - teacher).abs().mean()
+        coders = zip(self.encoders, self.decoders, strict=True)
+        for (pair, _, Z), (encoder, decoder) in zip(self.maps(lesson), coders, strict=True):
+            error = (decoder(encoder(Z)) - Z).abs().mean()
             total = total + error
-            log[f'unexplained_{pair.name}'] = error.detach() / teacher.abs().mean().clamp(min=EPS)
+            log[f'unexplained_{pair.name}'] = error.detach() / Z.abs().mean().clamp(min=EPS)
         return dict(aside_loss=self.reconstruction * total, **log)
 
     @torch.no_grad()
@@ -113,19 +113,14 @@ class FactorTransfer(Term):
                             f'pretrain={self.pretrain}, was over before the term began; choose a warmup '
                             'below pretrain, best none')
         values = {}
-        for pair, encoder, translator in zip(self.pairs, self.frozen, self.translators, strict=True):
-            student = lesson.student.maps[pair.student.tap]              # (B, C_S, h, w)
+        coders = zip(self.frozen, self.translators, strict=True)
+        for (pair, S, Z), (encoder, translator) in zip(self.maps(lesson), coders, strict=True):
             with torch.no_grad():
-                factor = encoder(self._teacher(lesson, pair))            # (B, k C_T, H, W)
-            told = resize_map(translator(student.to(precise(student))), factor.shape[-2:])
+                factor = encoder(Z)                                      # (B, k C_T, H, W)
+            told = resize_map(translator(S), factor.shape[-2:])
             error = unit_vectors(told.flatten(1)) - unit_vectors(factor.flatten(1))
-            values[f'd_{pair.name}'] = error.abs().mean()
-        return dict(loss=sum(values.values()), **{k: v.detach() for k, v in values.items()})
-
-    @staticmethod
-    def _teacher(lesson: Lesson, pair) -> Tensor:
-        teacher = lesson.teacher.maps[pair.teacher.tap].detach()         # (B, C_T, H, W)
-        return teacher.to(precise(teacher))
+            values[pair.name] = error.abs().mean()
+        return self.summed(values)
 
     def describe(self) -> list[dict]:
         return [dict(pair.describe(), name=pair.name, adapter=f'3 3x3 convs {pair.student.channels}->'

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hgd_det.distill.adapters import resize_map
-from hgd_det.distill.functional import choose, l2_distance, precise, shared_box_mask
+from hgd_det.distill.functional import choose, l2_distance, shared_box_mask
 from hgd_det.distill.lesson import Lesson, mean_count
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.stages import Pair
+from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
 
 SCOPES = ('global', 'level')
@@ -25,9 +26,15 @@ class ImitationAdapter(nn.Sequential):
         nn.init.zeros_(conv.bias)
         super().__init__(conv, nn.ReLU())
 
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize_map(super().forward(x), size)
+
+    def __str__(self) -> str:
+        return f'3x3 conv + ReLU {self[0].in_channels}->{self[0].out_channels}'
+
 
 @TERMS.register_module()
-class FineGrained(Term):
+class FineGrained(MapTerm):
     """L2 imitation of the heads' maps on the cells whose anchors nearly fit an object.
 
     ::
@@ -44,50 +51,46 @@ class FineGrained(Term):
         psi: Share of the best IoU that an anchor must exceed.
         scope: ``global`` takes the maximum over the anchors of all levels, so that coarse maps join
             for large objects only; ``level`` over each level's own, which gives every level a mask.
-        l2norm: ``post`` or ``pre`` SSD's L2Norm on the first map.
 
     The authors clip gradients at 10; that is the optimizer's part (``optim_wrapper.clip_grad``).
     """
-    requires = frozenset({'maps', 'boxes'})     # and the student's anchors, which cost nothing
+    needs = frozenset({'maps', 'boxes', 'anchors'})
     schedule = dict(weight=0.01, warmup=400)
+    policies = ('always',)
 
-    def __init__(self, *, psi: float = 0.5, scope: str = 'global', l2norm: str = 'post'):
-        super().__init__()
+    def __init__(self, *, psi: float = 0.5, scope: str = 'global', **stages):
+        super().__init__(**stages)
         if not 0 <= psi < 1:
             raise UserError(f'FineGrained: psi={psi}; choose a share from 0 to below 1 (no anchor '
                             'exceeds the whole maximum)')
         choose('FineGrained', 'scope', scope, SCOPES)
-        self.psi, self.scope, self.l2norm = psi, scope, l2norm
-        self.has_anchors = True
-        self.pairs = []
-        self.adapters = nn.ModuleList()
+        self.psi, self.scope = psi, scope
 
     def setup(self, spec: Spec) -> None:
-        self.has_anchors = spec.student_head is not None and spec.student_head.anchors is not None
-        self.pairs = pair_stages(spec.student, spec.teacher, select='heads', l2norm=self.l2norm)
-        self.use_pairs(self.pairs)
-        self.adapters.extend(ImitationAdapter(p.student.channels, p.teacher.channels)
-                             for p in self.pairs)
+        if spec.student_head is None or spec.student_head.anchors is None:
+            self.needs = self.needs - {'anchors'}
+        super().setup(spec)
+
+    def adapter_for(self, pair: Pair) -> nn.Module:
+        return ImitationAdapter(pair.student.channels, pair.teacher.channels)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        students = [lesson.student.maps[p.student.tap] for p in self.pairs]
-        masks = self.masks(lesson, [tuple(s.shape[-2:]) for s in students])
+        maps = list(self.maps(lesson))
+        masks = self.masks(lesson, [tuple(S.shape[-2:]) for _, S, _ in maps])
         total = count = 0
-        for pair, adapter, student, mask in zip(self.pairs, self.adapters, students, masks,
-                                                strict=True):
-            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
-            size = teacher.shape[-2:]
-            adapted = resize_map(adapter(student.to(precise(student))), size)
+        for (pair, S, Z), mask in zip(maps, masks, strict=True):
+            size = Z.shape[-2:]
+            adapted = self.adapted(pair, S, size)
             # A teacher cell is on if any student cell it covers is.
             mask = F.adaptive_max_pool2d(mask.to(adapted.dtype), size)      # (B, H, W)
-            total = total + (l2_distance(adapted, teacher) * mask).sum()
+            total = total + (l2_distance(adapted, Z) * mask).sum()
             count = count + mask.sum()
         return dict(loss=total / (2 * mean_count(count)), cells=count)
 
     @torch.no_grad()
     def masks(self, lesson: Lesson, sizes: list[tuple[int, int]]) -> list[Tensor]:
         """Per map (B, H, W) bool: the cells to imitate."""
-        if not self.has_anchors:
+        if 'anchors' not in self.needs:
             return [shared_box_mask(lesson, size, 'center') for size in sizes]
         anchors = lesson.level_anchors
         per_image = [near_cells(anchors, boxes.to(anchors[0]), self.psi, self.scope)
@@ -102,10 +105,6 @@ class FineGrained(Term):
             level = len(cells) - 1 - cells[::-1].index(size)
             chosen.append(torch.stack([image[level] for image in per_image]))
         return chosen
-
-    def describe(self) -> list[dict]:
-        return [dict(pair.describe(), name=pair.name, adapter=f'3x3 conv + ReLU '
-                     f'{pair.student.channels}->{pair.teacher.channels}') for pair in self.pairs]
 
 
 def near_cells(anchors: list[Tensor], boxes: Tensor, psi: float, scope: str) -> list[Tensor]:

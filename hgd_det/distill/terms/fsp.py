@@ -1,25 +1,25 @@
 """FSP (Yim et al., CVPR 2017): how the features of one stage turn into those of the next."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hgd_det.distill.adapters import POLICIES, build_adapter
-from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.functional import choose
 from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.stages import Pair
+from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
 
 POOLS: Mapping[str, Callable] = dict(max=F.adaptive_max_pool2d, avg=F.adaptive_avg_pool2d)
 
 
 @TERMS.register_module()
-class FSP(Term):
+class FSP(MapTerm):
     """The flow between stages: which features of one stage occur with which of the next.
 
     ::
@@ -35,54 +35,37 @@ class FSP(Term):
     length here, a quarter of the iterations, is torchdistill's (5 of 20 epochs). ``detection=1,
     stop=None`` trains both at once.
 
+    The stages are those of ``sizes``; by default four: the last before the first map that a prediction
+    head reads, that one, and the next two (75, 38, 19 and 10 in SSD300).
+
     Args:
-        sizes: Heights of the teacher's maps that are the stages. By default four: the last stage
-            before the first map that a prediction head reads, that one, and the next two (75, 38, 19
-            and 10 in SSD300).
         pool: How the larger map is reduced: ``max`` or ``avg``.
-        adapter: A convolution on channel ``mismatch``, ``always``, or ``none``.
-        l2norm: ``post`` or ``pre`` SSD's L2Norm on the first map that a head reads.
     """
-    requires = frozenset({'maps'})
     schedule = dict(weight='auto', stop=0.25, detection=0.0)
+    defaults = dict(select='source', adapter='mismatch')
 
-    def __init__(self, *, sizes: Sequence[int] | None = None, pool: str = 'max',
-                 adapter: str = 'mismatch', l2norm: str = 'post'):
-        super().__init__()
+    def __init__(self, *, pool: str = 'max', **stages):
+        super().__init__(**stages)
         choose('FSP', 'pool', pool, tuple(POOLS))
-        choose('FSP', 'adapter', adapter, POLICIES)
-        self.sizes, self.pool, self.adapter, self.l2norm = sizes, POOLS[pool], adapter, l2norm
-        self.pairs = []
-        self.adapters = nn.ModuleList()
+        self.pool = POOLS[pool]
 
-    def setup(self, spec: Spec) -> None:
-        pairs = pair_stages(spec.student, spec.teacher, sizes=self.sizes, l2norm=self.l2norm)
-        if self.sizes is None:
+    def select(self, pairs: list[Pair], spec: Spec) -> list[Pair]:
+        if self.selection['sizes'] is None and self.selection['taps'] is None:
             read = {m.size for m in spec.teacher.sources}
             first = next((i for i, p in enumerate(pairs) if p.teacher.size in read), 0)
             pairs = pairs[max(0, first - 1):first + 3]
         if len(pairs) < 2:
             raise UserError(f'FSP: a flow needs two stages, but there is only {pairs[0].teacher}; '
                             'name more sizes')
-        self.pairs = pairs
-        self.use_pairs(pairs)
-        self.adapters.extend(build_adapter(p.student.channels, p.teacher.channels, self.adapter)
-                             for p in pairs)
+        return pairs
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        students = [adapter(_precise(lesson.student.maps[p.student.tap]))
-                    for p, adapter in zip(self.pairs, self.adapters, strict=True)]
-        teachers = [_precise(lesson.teacher.maps[p.teacher.tap].detach()) for p in self.pairs]
+        maps = [(pair.name, self.adapters[pair.name](S), Z) for pair, S, Z in self.maps(lesson)]
         values = {}
-        for flow, mine, theirs in zip(pairwise(self.pairs), pairwise(students), pairwise(teachers),
-                                      strict=True):
-            error = flow_matrix(*mine, self.pool) - flow_matrix(*theirs, self.pool)
-            values[f'd_{flow[0].name}_{flow[1].name}'] = error.square().mean()
-        return dict(loss=sum(values.values()), **{k: v.detach() for k, v in values.items()})
-
-    def describe(self) -> list[dict]:
-        return [dict(pair.describe(), name=pair.name, adapter=str(adapter))
-                for pair, adapter in zip(self.pairs, self.adapters, strict=True)]
+        for (one, *first), (other, *second) in pairwise(maps):
+            mine, theirs = (flow_matrix(a, b, self.pool) for a, b in zip(first, second, strict=True))
+            values[f'{one}_{other}'] = (mine - theirs).square().mean()
+        return self.summed(values)
 
 
 def flow_matrix(first: Tensor, second: Tensor, pool: Callable = F.adaptive_max_pool2d) -> Tensor:
@@ -90,7 +73,3 @@ def flow_matrix(first: Tensor, second: Tensor, pool: Callable = F.adaptive_max_p
     size = tuple(min(both) for both in zip(first.shape[-2:], second.shape[-2:], strict=True))
     first, second = ((x if x.shape[-2:] == size else pool(x, size)).flatten(2) for x in (first, second))
     return first @ second.transpose(1, 2) / first.shape[-1]
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(precise(x))

@@ -4,15 +4,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hgd_det.distill.detection import detection_loss, require_ssd
+from hgd_det.distill.detection import detection_loss
 from hgd_det.distill.functional import precise, unit_vectors
+from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import HeadOutput, Lesson
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term
 
 
 @TERMS.register_module()
-class GradientAttention(Term):
+class GradientAttention(HeadTerm):
     """Which pixels the detection loss depends on (gradient-based attention transfer).
 
     ::
@@ -30,23 +30,13 @@ class GradientAttention(Term):
     Args:
         normalize: Compare directions; False compares the gradients as they are.
     """
-    requires = frozenset({'head', 'targets', 'gradient'})
+    needs = frozenset({'head', 'targets', 'gradient'})
     schedule = dict(weight='auto')
+    ssd_like = True
 
     def __init__(self, *, normalize: bool = True):
         super().__init__()
         self.normalize = normalize
-        self.register_buffer('student_bins', None, persistent=False)
-        self.register_buffer('teacher_bins', None, persistent=False)
-
-    def setup(self, spec: Spec) -> None:
-        name = type(self).__name__
-        spec.same_anchors(name)
-        for who, head, model in (('student', spec.student_head, spec.student_model),
-                                 ('teacher', spec.teacher_head, spec.teacher_model)):
-            require_ssd(name, who, head, model)
-            if head.project is not None:
-                setattr(self, f'{who}_bins', head.project.detach().clone().float())
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         hard = lesson.region('hard')

@@ -1,12 +1,10 @@
 """Hands-on Guidance Distillation (Qin et al., ICME 2021): imitate the teacher stage by stage."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from hgd_det.distill.adapters import POLICIES, build_adapter, resize_map
+from hgd_det.distill.adapters import resize_map
 from hgd_det.distill.functional import (
     DEAD,
     channel_norm,
@@ -19,9 +17,9 @@ from hgd_det.distill.functional import (
 )
 from hgd_det.distill.imitation import imitation
 from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import Pair, explicit_pairs, pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.stages import Pair
 from hgd_det.errors import UserError
 
 OPTIONS = dict(
@@ -29,12 +27,12 @@ OPTIONS = dict(
     macro=('none', 'attention', 'focal', 'mean', 'variance'),
     micro=('none', 'mean', 'variance', 'gt_mask'),
     focal=('paper', 'intent'), mask=('overlap', 'center', 'area'), empty=('zero', 'uniform'),
-    zero=('drop', 'keep'), stat_norm=('none', 'rms'), adapter=POLICIES)
+    zero=('drop', 'keep'), stat_norm=('none', 'rms'))
 STATISTICS = ('mean', 'variance')
 
 
 @TERMS.register_module()
-class HGD(Term):
+class HGD(MapTerm):
     """Imitate the maps of every stage, weighing the stages and the cells of each.
 
     ::
@@ -66,57 +64,36 @@ class HGD(Term):
         zero: ``drop`` cells where the teacher's vector is 0 from a cosine's mean, or ``keep`` them
             at distance 1 without gradient. For ``l2`` such a cell is a target like any other.
         stat_norm: ``rms`` takes statistics of ``S / rms(S)``, against saturated sigmoids.
-        adapter: ``always`` a 1x1 convolution, on channel ``mismatch`` only, or ``none``.
-        select, act, l2norm, unmatched, sizes, max_size: Choice and pairing of stages, see
-            :func:`~hgd_det.distill.stages.pair_stages`.
-        taps: Instead of that choice, pairs by name: ``[dict(student=TAP, teacher=TAP), ...]``.
     """
     schedule = dict(weight='auto', warmup=0.05)
+    defaults = dict(select='source')
 
     def __init__(self, *, distance: str = 'cosine', l2_reduce: str = 'sum', macro: str = 'variance',
                  micro: str = 'gt_mask', focal: str = 'paper', gamma: float = 2.0,
                  detach_weights: bool = True, mask: str = 'overlap', empty: str = 'zero',
-                 zero: str = 'drop', stat_norm: str = 'none', adapter: str = 'always',
-                 select: str = 'source', act: str = 'post', l2norm: str = 'post',
-                 unmatched: str = 'ignore', sizes: Sequence[int] | None = None,
-                 max_size: int | None = None, taps: Sequence[dict] | None = None):
-        super().__init__()
+                 zero: str = 'drop', stat_norm: str = 'none', **stages):
+        super().__init__(**stages)
         given = dict(distance=distance, l2_reduce=l2_reduce, macro=macro, micro=micro, focal=focal,
-                     mask=mask, empty=empty, zero=zero, stat_norm=stat_norm, adapter=adapter)
+                     mask=mask, empty=empty, zero=zero, stat_norm=stat_norm)
         for name, value in given.items():
             choose('HGD', name, value, OPTIONS[name])
         if not gamma >= 0:
             raise UserError(f'HGD: gamma={gamma}; give a number from 0 up')
-        if taps is not None and (not taps or sizes is not None or max_size is not None):
-            raise UserError('HGD: taps names the pairs itself; give at least one, and leave sizes '
-                            'and max_size out')
-        self.distance, self.l2_reduce = distance, l2_reduce
+        self.measure, self.l2_reduce = distance, l2_reduce
         self.macro, self.micro = macro, micro
         self.focal, self.gamma, self.detach_weights = focal, gamma, detach_weights
         self.mask, self.empty, self.zero, self.stat_norm = mask, empty, zero, stat_norm
-        self.adapter, self.taps = adapter, taps
-        self.selection = dict(select=select, act=act, l2norm=l2norm, unmatched=unmatched,
-                              sizes=sizes, max_size=max_size)
-        self.requires = frozenset({'maps', 'boxes'} if micro == 'gt_mask' else {'maps'})
-        self.pairs: list[Pair] = []
-        self.adapters = nn.ModuleDict()
+        self.needs = frozenset({'maps', 'boxes'} if micro == 'gt_mask' else {'maps'})
         self.attention = nn.ModuleDict()
 
-    def setup(self, spec: Spec) -> None:
-        if self.taps is None:
-            self.pairs = pair_stages(spec.student, spec.teacher, **self.selection)
-        else:
-            models = (spec.student_model, spec.teacher_model)
-            self.pairs = explicit_pairs(spec.student, spec.teacher, models, self.taps)
-        self.use_pairs(self.pairs)
-        for pair in self.pairs:
-            channels = pair.student.channels, pair.teacher.channels
-            self.adapters[pair.name] = build_adapter(*channels, self.adapter)
-            if self.macro == 'attention':
-                gate = nn.Linear(channels[0], 1)
-                nn.init.zeros_(gate.weight)  # all stages alike until learnt otherwise
-                nn.init.zeros_(gate.bias)
-                self.attention[pair.name] = gate
+    def adapter_for(self, pair: Pair) -> nn.Module:
+        adapter = super().adapter_for(pair)
+        if self.macro == 'attention':
+            gate = nn.Linear(pair.student.channels, 1)
+            nn.init.zeros_(gate.weight)  # all stages alike until learnt otherwise
+            nn.init.zeros_(gate.bias)
+            self.attention[pair.name] = gate
+        return adapter
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         students = [lesson.student.maps[p.student.tap] for p in self.pairs]
@@ -132,7 +109,7 @@ class HGD(Term):
             value, D_B = imitation(
                 resize_map(S.to(precise(S)), Z.shape[-2:]) if S.shape[-2:] != Z.shape[-2:] else S,
                 Z, getattr(adapter, 'weight', None), getattr(adapter, 'bias', None),
-                normalized_weights(v_BHW), u_B / len(S), distance=self.distance,
+                normalized_weights(v_BHW), u_B / len(S), distance=self.measure,
                 l2_reduce=self.l2_reduce, z_norm=norm_BHW)
             values.append(value)
             factors.append(u_B.detach().mean())
@@ -176,7 +153,7 @@ class HGD(Term):
                 v = torch.where(v.any(2).any(1)[:, None, None], v, torch.ones_like(v))
         else:
             v = torch.ones(shape, dtype=dtype, device=Z.device)
-        if self.distance != 'cosine':
+        if self.measure != 'cosine':
             return v, None
         norm = channel_norm(Z, v > 0 if self.micro == 'gt_mask' else None)
         return (v * (norm >= DEAD) if self.zero == 'drop' else v), norm
@@ -190,15 +167,3 @@ class HGD(Term):
             torch.distributed.all_reduce(losses)
             losses /= torch.distributed.get_world_size()
         return losses
-
-    def describe(self) -> list[dict]:
-        rows = []
-        for pair in self.pairs:
-            s, t, parts = pair.student, pair.teacher, []
-            if isinstance(self.adapters[pair.name], nn.Conv2d):
-                parts.append(f'1x1 conv {s.channels}->{t.channels}')
-            if s.size != t.size:
-                parts.append(f'resize {s.size[0]}x{s.size[1]}->{t.size[0]}x{t.size[1]}')
-            rows.append(dict(pair.describe(), name=pair.name, adapter=' + '.join(parts) or 'none',
-                             share=None))
-        return rows

@@ -9,11 +9,11 @@ from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import bbox2delta
 from torch import Tensor
 
 from hgd_det.distill.boxes import box_iou, point_deltas
-from hgd_det.distill.detection import require_ssd
 from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import HeadOutput, Lesson, Targets
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
 
 SELECT = ('gmm', 'mean', 'static')
@@ -23,7 +23,7 @@ TIE = 1e-9                   # equal costs differ by rounding
 
 
 @TERMS.register_module(name='LAD')
-class LabelAssignmentDistillation(Term):
+class LabelAssignmentDistillation(HeadTerm):
     """Which anchors stand for an object, as the teacher sees it; there is nothing to imitate.
 
     ::
@@ -50,7 +50,8 @@ class LabelAssignmentDistillation(Term):
         iou: Least overlap of a candidate.
         per_level: Candidates of an object per level that ``gmm`` looks at.
     """
-    requires = frozenset({'head', 'targets', 'boxes'})
+    needs = frozenset({'head', 'anchors', 'targets', 'boxes'})
+    ssd_like = True
 
     def __init__(self, *, select: str = 'gmm', iou: float = 0.3, per_level: int = 9):
         super().__init__()
@@ -61,30 +62,22 @@ class LabelAssignmentDistillation(Term):
             raise UserError(f'LAD: per_level={per_level}; it is at least 1')
         self.select, self.iou, self.per_level = select, iou, per_level
         self.coder: dict = {}
-        self.register_buffer('bins', None, persistent=False)
 
-    def setup(self, spec: Spec) -> None:
-        spec.same_anchors('LAD')
-        mine, theirs = spec.student_head, spec.teacher_head
-        require_ssd('LAD', 'student', mine, spec.student_model)
-        require_ssd('LAD', 'teacher', theirs, spec.teacher_model)
+    def learn(self, mine: HeadSpec, theirs: HeadSpec, other: str = 'teacher') -> None:
+        super().learn(mine, theirs, other)
         if mine.coder['type'] != 'DeltaXYWHBBoxCoder':
             raise UserError(f'LAD: boxes are encoded by {mine.coder["type"]}, which cannot be done here; '
                             "use bbox_coder=dict(type='DeltaXYWHBBoxCoder') in both heads")
         self.coder = dict(means=mine.coder['means'], stds=mine.coder['stds'])
-        if theirs.project is not None:
-            self.bins = theirs.project.detach().clone().float()
 
     def retarget(self, lesson: Lesson, targets: Targets) -> Targets:
-        chosen = targets if self.select == 'static' else self._assign(lesson, targets)
-        kept = chosen.positive & targets.positive & (chosen.labels == targets.labels)
-        before = targets.positive.sum()
-        lesson.memo[self] = dict(positives=chosen.positive.sum(), before=before,
-                                 kept=kept.sum() / before.clamp(min=1))
-        return chosen
+        return targets if self.select == 'static' else self._assign(lesson, targets)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        return lesson.memo[self]
+        chosen, was = lesson.targets, lesson.assigned
+        kept = chosen.positive & was.positive & (chosen.labels == was.labels)
+        before = was.positive.sum()
+        return dict(positives=chosen.positive.sum(), before=before, kept=kept.sum() / before.clamp(min=1))
 
     @torch.no_grad()
     def _assign(self, lesson: Lesson, targets: Targets) -> Targets:
@@ -93,7 +86,7 @@ class LabelAssignmentDistillation(Term):
         wanted = bbox2delta(lesson.anchors[anchor], torch.cat(lesson.boxes)[owner], **self.coder)
         cost = self._cost(lesson.teacher.head, (image, anchor), labels, wanted)
         if self.select == 'gmm':
-            sizes = torch.tensor([h * w * a for h, w, a in lesson.student.head.levels], device=cost.device)
+            sizes = torch.tensor([h * w * a for h, w, a in lesson.levels], device=cost.device)
             level = torch.bucketize(anchor, sizes.cumsum(0), right=True)
             cheap = ranks(cost, owner * len(sizes) + level) < self.per_level
             cheap[cheap.clone()] = by_group(densest, cost[cheap], owner[cheap])
@@ -132,7 +125,7 @@ class LabelAssignmentDistillation(Term):
         """(N,): what the teacher's detection loss says of each candidate."""
         dtype = precise(head.cls, head.reg)
         scores = F.cross_entropy(head.cls[where].to(dtype), labels, reduction='none')
-        deltas = point_deltas(head.reg[where].to(dtype), self.bins)
+        deltas = point_deltas(head.reg[where].to(dtype), self.teacher_bins)
         return scores + F.smooth_l1_loss(deltas, wanted.to(dtype), reduction='none').sum(-1)
 
 

@@ -6,16 +6,17 @@ from torch import Tensor
 
 from hgd_det.distill.boxes import overlaps, point_deltas
 from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
 
 TEACHERS = ('own', 'two_hot', 'gaussian')
 
 
 @TERMS.register_module(name='LD')
-class LocalizationDistillation(Term):
+class LocalizationDistillation(HeadTerm):
     """Imitate the teacher's distribution over the bins of every encoded delta.
 
     ::
@@ -44,14 +45,14 @@ class LocalizationDistillation(Term):
             SSD's matching threshold up to the threshold.
         teacher_dist: ``own``, ``two_hot`` or ``gaussian``.
     """
-    requires = frozenset({'head', 'targets', 'boxes'})
+    needs = frozenset({'head', 'anchors', 'targets', 'boxes'})
     schedule = dict(weight=1.0)
 
     def __init__(self, *, main_weight: float = 1.0, vlr_weight: float = 0.25,
                  kd_weight: float = 1.0, temperature: float | None = None,
                  kd_temperature: float = 4.0, vlr: tuple[float, float] = (0.125, 0.5),
                  teacher_dist: str = 'own'):
-        super().__init__()
+        super().__init__(region='pos')
         choose('LD', 'teacher_dist', teacher_dist, TEACHERS)
         if temperature is None:
             temperature = 10.0 if teacher_dist == 'own' else 1.0
@@ -69,12 +70,8 @@ class LocalizationDistillation(Term):
         self.main_weight, self.vlr_weight, self.kd_weight = main_weight, vlr_weight, kd_weight
         self.temperature, self.kd_temperature = float(temperature), float(kd_temperature)
         self.vlr, self.teacher_dist = tuple(vlr), teacher_dist
-        self.register_buffer('project', None, persistent=False)
-        self.register_buffer('teacher_project', None, persistent=False)
 
-    def setup(self, spec: Spec) -> None:
-        spec.same_anchors('LD')
-        mine, theirs = spec.student_head, spec.teacher_head
+    def learn(self, mine: HeadSpec, theirs: HeadSpec, other: str = 'teacher') -> None:
         if mine.use_sigmoid or mine.anchors is None:
             raise UserError(f'LD: it is written for softmax heads with anchors, and {mine.kind} is '
                             'none; use DistributionSSDHead')
@@ -87,8 +84,7 @@ class LocalizationDistillation(Term):
                             "its points over the student's bins with teacher_dist='two_hot'")
         if theirs.project is not None:
             self._same_bins(mine.project, theirs.project)
-            self.teacher_project = theirs.project.detach().clone().float()
-        self.project = mine.project.detach().clone().float()
+        super().learn(mine, theirs, other)
 
     @staticmethod
     def _same_bins(mine: Tensor, theirs: Tensor) -> None:
@@ -116,7 +112,7 @@ class LocalizationDistillation(Term):
 
     def _imitate(self, lesson: Lesson, chosen: Tensor, weight: Tensor) -> Tensor:
         """``sum w_a K_a / sum w_a`` over the chosen anchors; 0 that keeps its graph over none."""
-        bins = (4, len(self.project))
+        bins = (4, len(self.student_bins))
         logits = _precise(lesson.student.head.reg[chosen]).unflatten(-1, bins)  # (P, 4, n+1)
         log_p = self._teacher(_precise(lesson.teacher.head.reg[chosen]).detach())
         each = divergence(log_p, logits, self.temperature).mean(-1)             # (P,)
@@ -125,9 +121,9 @@ class LocalizationDistillation(Term):
     def _teacher(self, reg: Tensor) -> Tensor:
         """(P, 4, n+1) log-probabilities to imitate, softened by tau."""
         if self.teacher_dist == 'own':
-            return reg.unflatten(-1, (4, len(self.project))).div(self.temperature).log_softmax(-1)
+            return reg.unflatten(-1, (4, len(self.student_bins))).div(self.temperature).log_softmax(-1)
         spread = two_hot if self.teacher_dist == 'two_hot' else gaussian
-        return spread(point_deltas(reg, self.teacher_project), self.project)
+        return spread(point_deltas(reg, self.teacher_bins), self.student_bins)
 
     @torch.no_grad()
     def _valuable(self, lesson: Lesson) -> tuple[Tensor, Tensor]:

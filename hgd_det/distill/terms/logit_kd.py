@@ -3,15 +3,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement, binary_divergence, choose, divergence, region_scores
-from hgd_det.distill.lesson import REGIONS, Lesson
+from hgd_det.distill.functional import agreement
+from hgd_det.distill.head_term import HeadTerm
+from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term
 from hgd_det.errors import UserError
 
 
 @TERMS.register_module()
-class LogitKD(Term):
+class LogitKD(HeadTerm):
     """Imitate the class distribution of every anchor that matters, softened by a temperature.
 
     ::
@@ -34,25 +34,17 @@ class LogitKD(Term):
         region: ``hard`` (anchors of objects and the negatives that SSD's loss mines), ``pos`` or
             ``all``. ``N+``, the number of anchors of objects, divides in each.
     """
-    requires = frozenset({'head', 'targets'})
     schedule = dict(weight=1.0)
 
     def __init__(self, *, temperature: float = 4.0, t2: bool = True, region: str = 'hard'):
-        super().__init__()
+        super().__init__(region=region)
         if not temperature > 0:
             raise UserError(f'LogitKD: temperature={temperature}; it must be above 0')
-        choose('LogitKD', 'region', region, REGIONS)
-        self.temperature, self.t2, self.region = temperature, t2, region
-
-    def setup(self, spec: Spec) -> None:
-        spec.same_anchors('LogitKD')
+        self.temperature, self.t2 = temperature, t2
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        z_student, z_teacher = region_scores(lesson, self.region)       # (P, C+1), sigmoid heads (P, C)
-        sigmoid = z_student.shape[-1] == lesson.targets.num_classes
-        each = (binary_divergence if sigmoid else divergence)(
-            z_teacher / self.temperature, z_student / self.temperature)
+        z_student, z_teacher = self.scores(lesson)                      # (P, C+1), sigmoid heads (P, C)
+        each = self.divergence(z_teacher / self.temperature, z_student / self.temperature)
         scale = self.temperature ** 2 if self.t2 else 1.0
-        # An empty choice needs no case of its own: its sum is 0 and still hangs on the student.
         return dict(loss=scale * each.sum() / lesson.targets.num_positive,
                     agreement=agreement(z_student, z_teacher))

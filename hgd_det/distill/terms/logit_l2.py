@@ -3,17 +3,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement, choose, region_scores
-from hgd_det.distill.lesson import REGIONS, Lesson, mean_count
+from hgd_det.distill.functional import agreement, choose
+from hgd_det.distill.head_term import HeadTerm
+from hgd_det.distill.lesson import Lesson, mean_count
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
 
 SPACES = ('logit', 'prob')
 
 
 @TERMS.register_module()
-class LogitL2(Term):
+class LogitL2(HeadTerm):
     """Imitate the class logits of every anchor that matters by their squared distance.
 
     ::
@@ -32,34 +33,30 @@ class LogitL2(Term):
         region: ``hard`` (anchors of objects and the negatives that SSD's loss mines), ``pos`` or
             ``all``; the mean is over its anchors, averaged over data-parallel processes.
     """
-    requires = frozenset({'head', 'targets'})
     schedule = dict(weight='auto')
 
     def __init__(self, *, space: str = 'logit', center: bool = False, region: str = 'hard'):
-        super().__init__()
+        super().__init__(region=region)
         choose('LogitL2', 'space', space, SPACES)
-        choose('LogitL2', 'region', region, REGIONS)
         if center and space == 'prob':
             raise UserError("LogitL2: center=True with space='prob' changes nothing, as probabilities "
                             "sum to 1; leave it False, or use space='logit'")
-        self.space, self.center, self.region = space, center, region
+        self.space, self.center = space, center
 
     def setup(self, spec: Spec) -> None:
-        spec.same_anchors('LogitL2')
-        if self.center and spec.student_head.use_sigmoid:
+        super().setup(spec)
+        if self.center and self.sigmoid:
             raise UserError(f'LogitL2: center=True, but {spec.student_head.kind} scores with sigmoid, '
                             'where the mean of the logits matters; leave it False')
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        student, teacher = region_scores(lesson, self.region)           # (P, C+1), sigmoid heads (P, C)
+        student, teacher = self.scores(lesson)                          # (P, C+1), sigmoid heads (P, C)
         agree, half = agreement(student, teacher), 0.5
         if self.space == 'prob':
-            sigmoid = student.shape[-1] == lesson.targets.num_classes
-            student, teacher = (z.sigmoid() if sigmoid else z.softmax(-1) for z in (student, teacher))
+            student, teacher = (z.sigmoid() if self.sigmoid else z.softmax(-1) for z in (student, teacher))
             half = 1.0
         error = student - teacher
         if self.center:
             error = error - error.mean(-1, keepdim=True)
-        # An empty choice needs no case of its own: its sum is 0 and still hangs on the student.
         count = mean_count(lesson.region(self.region).sum())
         return dict(loss=half * error.square().sum() / count, agreement=agree)

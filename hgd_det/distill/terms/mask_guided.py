@@ -3,20 +3,18 @@ from __future__ import annotations
 
 import torch
 from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import bbox2delta
-from torch import Tensor, nn
+from torch import Tensor
 
-from hgd_det.distill.adapters import POLICIES, build_adapter
 from hgd_det.distill.boxes import crops
-from hgd_det.distill.functional import choose, precise
 from hgd_det.distill.lesson import Lesson, mean_count
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
 
 
 @TERMS.register_module()
-class MaskGuided(Term):
+class MaskGuided(MapTerm):
     """First imitate features only, then train the detector plainly from there.
 
     ::
@@ -38,23 +36,21 @@ class MaskGuided(Term):
     Args:
         beta: Weight of the local part.
         crop: Cells per side of a crop.
-        adapter: ``always`` a 1x1 convolution, only on channel ``mismatch``, or ``none``.
     """
-    requires = frozenset({'maps', 'targets', 'boxes'})
+    needs = frozenset({'maps', 'targets', 'boxes', 'anchors'})
     schedule = dict(weight=1.0, stop=0.3, detection=0.0)
 
-    def __init__(self, *, beta: float = 1.0, crop: int = 7, adapter: str = 'always'):
-        super().__init__()
+    def __init__(self, *, beta: float = 1.0, crop: int = 7, **stages):
+        super().__init__(**stages)
         if beta < 0:
             raise UserError(f'MaskGuided: beta={beta}; it cannot be negative')
         if crop < 1:
             raise UserError(f'MaskGuided: crop={crop}; a crop has at least one cell')
-        choose('MaskGuided', 'adapter', adapter, POLICIES)
-        self.beta, self.crop, self.adapter = beta, crop, adapter
-        self.pairs = []
-        self.adapters = nn.ModuleList()
+        self.beta, self.crop = beta, crop
         self.coder: dict = {}
         self.limits: tuple[float, float] | None = None
+        if not beta:
+            self.needs = frozenset({'maps'})
 
     def setup(self, spec: Spec) -> None:
         head = spec.student_head
@@ -63,28 +59,22 @@ class MaskGuided(Term):
             raise UserError(f'MaskGuided: the student head {head.kind if head else "(none)"} has '
                             'no anchors with encoded boxes, which tell the level of each object; '
                             'use an SSD head, or beta=0')
-        if self.beta and getattr(getattr(spec.student_model, 'bbox_head', None),
-                                 'reg_decoded_bbox', False):
+        if self.beta and head.decoded:
             raise UserError('MaskGuided: with reg_decoded_bbox=True the targets are not encoded '
                             'boxes, which tell the level of each object; use False, or beta=0')
         if self.beta:
             self.coder = dict(means=head.coder['means'], stds=head.coder['stds'])
             if head.project is not None:  # a distribution head clamps its targets to its bins
                 self.limits = (head.project.min().item(), head.project.max().item() - 1e-3)
-        self.pairs = pair_stages(spec.student, spec.teacher, select='heads')
-        self.use_pairs(self.pairs)
-        self.adapters.extend(build_adapter(p.student.channels, p.teacher.channels, self.adapter)
-                             for p in self.pairs)
+        super().setup(spec)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         objects = self._objects(lesson) if self.beta else {}
-        whole, parts, count = 0.0, 0.0, 0
-        for pair, adapter in zip(self.pairs, self.adapters, strict=True):
-            student = lesson.student.maps[pair.student.tap]                 # (B, C_S, h, w)
-            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
-            student, teacher = student.to(precise(student)), teacher.to(precise(teacher))
-            error = adapter(student, teacher.shape[-2:]) - teacher
-            whole = whole + error.square().mean()    # over C_T: the sum over channels, / C_T
+        whole, parts, count, log = 0.0, 0.0, 0, {}
+        for pair, student, teacher in self.maps(lesson):
+            error = self.adapted(pair, student, teacher.shape[-2:]) - teacher
+            log[f'd_{pair.name}'] = error.square().mean()    # over C_T: the sum over channels, / C_T
+            whole = whole + log[f'd_{pair.name}']
             boxes = objects.get(tuple(student.shape[-2:]))
             if boxes is not None and sum(map(len, boxes)):
                 # pooling is linear: the crop of the difference is the difference of the crops
@@ -94,12 +84,12 @@ class MaskGuided(Term):
         seen = whole.new_tensor(float(count))
         local = whole.new_zeros(()) + parts / mean_count(seen)
         return dict(loss=whole + self.beta * local, whole=whole.detach(), local=local.detach(),
-                    crops=seen)
+                    crops=seen, **{key: value.detach() for key, value in log.items()})
 
     @torch.no_grad()
     def _objects(self, lesson: Lesson) -> dict[tuple[int, int], list[Tensor]]:
         """By map size, per image: the objects that own an anchor on that level."""
-        levels = lesson.student.head.levels
+        levels = lesson.levels
         level_of = torch.cat([torch.full((h * w * a,), i) for i, (h, w, a) in enumerate(levels)])
         found = [[] for _ in levels]
         for image, boxes in enumerate(lesson.boxes):
@@ -123,7 +113,3 @@ class MaskGuided(Term):
         if self.limits:
             encoded = encoded.clamp(*self.limits)
         return (encoded - lesson.targets.boxes[image][own][:, None]).abs().sum(-1).argmin(1)
-
-    def describe(self) -> list[dict]:
-        return [dict(pair.describe(), adapter=type(adapter).__name__)
-                for pair, adapter in zip(self.pairs, self.adapters, strict=True)]

@@ -4,22 +4,21 @@ from __future__ import annotations
 import torch
 from mmcv.ops import batched_nms
 from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import delta2bbox
-from torch import Tensor, nn
+from torch import Tensor
 
-from hgd_det.distill.adapters import POLICIES, build_adapter
 from hgd_det.distill.boxes import crops, point_deltas
-from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.functional import precise
 from hgd_det.distill.lesson import Lesson, mean_count
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import HeadSpec, Spec, Term
+from hgd_det.distill.term import HeadSpec, Spec
 from hgd_det.errors import UserError
 
 CANDIDATES = 1000  # boxes per image that reach NMS, as in SSD's own test settings
 
 
 @TERMS.register_module()
-class Mimic(Term):
+class Mimic(MapTerm):
     """The student's features inside a box, pooled, become the teacher's.
 
     ::
@@ -36,25 +35,20 @@ class Mimic(Term):
         score, iou: Least score of a detection, and overlap at which NMS drops it.
         max_boxes: Most boxes per image.
         crop: Cells per side of a crop.
-        adapter: ``always`` a 1x1 convolution, only on channel ``mismatch``, or ``none``.
     """
-    requires = frozenset({'maps', 'head', 'boxes'})
-    schedule = dict(weight='auto')
+    needs = frozenset({'maps', 'head', 'boxes', 'anchors'})
 
     def __init__(self, *, teacher_boxes: bool = True, score: float = 0.3, iou: float = 0.45,
-                 max_boxes: int = 256, crop: int = 7, adapter: str = 'always'):
-        super().__init__()
+                 max_boxes: int = 256, crop: int = 7, **stages):
+        super().__init__(**stages)
         if not (0 < score < 1 and 0 < iou < 1):
             raise UserError(f'Mimic: score={score}, iou={iou}; both lie between 0 and 1')
         if max_boxes < 1 or crop < 1:
             raise UserError(f'Mimic: max_boxes={max_boxes}, crop={crop}; both are at least 1')
-        choose('Mimic', 'adapter', adapter, POLICIES)
         self.teacher_boxes, self.score, self.iou = teacher_boxes, score, iou
-        self.max_boxes, self.crop, self.adapter = max_boxes, crop, adapter
+        self.max_boxes, self.crop = max_boxes, crop
         if not teacher_boxes:
-            self.requires = self.requires - {'head'}
-        self.pairs = []
-        self.adapters = nn.ModuleList()
+            self.needs = self.needs - {'head'}
         self.teacher_head: HeadSpec | None = None
         self.teacher_input: tuple[int, int] = (0, 0)
         self.register_buffer('teacher_anchors', None, persistent=False)
@@ -68,10 +62,7 @@ class Mimic(Term):
         if self.teacher_boxes:
             self._learn_teacher(mine, theirs)
             self.teacher_input = spec.teacher.input_size
-        self.pairs = pair_stages(spec.student, spec.teacher, select='heads')
-        self.use_pairs(self.pairs)
-        self.adapters.extend(build_adapter(p.student.channels, p.teacher.channels, self.adapter)
-                             for p in self.pairs)
+        super().setup(spec)
 
     def _learn_teacher(self, mine: HeadSpec, theirs: HeadSpec | None) -> None:
         if theirs is None or theirs.anchors is None or theirs.coder is None \
@@ -85,22 +76,19 @@ class Mimic(Term):
         if not same:  # where they agree the batch's own are taken, of whatever size it is
             self.teacher_anchors = theirs.anchors.detach().clone()
         if theirs.project is not None:
-            self.teacher_project = theirs.project.detach().clone().float()
+            self.teacher_project = theirs.bins
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         boxes = self._boxes(lesson)
         count = sum(map(len, boxes))
         by_level = self._by_level(lesson, boxes)
         total = 0.0
-        for pair, adapter in zip(self.pairs, self.adapters, strict=True):
-            student = lesson.student.maps[pair.student.tap]                 # (B, C_S, h, w)
-            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
-            student, teacher = student.to(precise(student)), teacher.to(precise(teacher))
+        for pair, student, teacher in self.maps(lesson):
             mine = by_level[pair.student.tap]
             total = total + student.sum() * 0
             if sum(map(len, mine)):
                 u = crops(teacher, mine, lesson.input_shape, self.crop)
-                v = crops(adapter(student), mine, lesson.input_shape, self.crop)
+                v = crops(self.adapters[pair.name](student), mine, lesson.input_shape, self.crop)
                 total = total + (u - v).square().mean((1, 2, 3)).sum()
         found = total.new_tensor(float(count))
         return dict(loss=total / (2 * mean_count(found)), boxes=found)
@@ -154,10 +142,6 @@ class Mimic(Term):
             level = [(_log_size(b)[:, None] - wanted.to(b)).abs().argmin(1) for b in boxes]
         return {tap: [b[at == i] for b, at in zip(boxes, level, strict=True)]
                 for i, tap in enumerate(taps)}
-
-    def describe(self) -> list[dict]:
-        return [dict(pair.describe(), adapter=type(adapter).__name__)
-                for pair, adapter in zip(self.pairs, self.adapters, strict=True)]
 
 
 def _log_size(boxes: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ class NetAug(Term):
     Args:
         widths: Factors above 1 on the student's channels.
     """
-    requires = frozenset({'boxes'})
-    needs_teacher = False
+    needs = frozenset({'images'})
+    needs_teacher, needs_model = False, True
     schedule = dict(weight=1.0, stop=0.5)
 
     def __init__(self, *, widths: Sequence[float] = (1.5, 2.0)):
@@ -82,8 +82,7 @@ class NetAug(Term):
         drawn = random.Random(lesson.progress.iteration).randrange(len(self.widths))
         net, images = self.nets[drawn], lesson.images.detach()
         copy_frozen(net, self.student)
-        dtype = lesson.student.head.cls.dtype  # a whole detector runs here: as the student ran
-        mixed = dtype if dtype in (torch.float16, torch.bfloat16) else None
+        mixed = lesson.autocast         # a whole detector runs here: as the student ran
         with torch.autocast(images.device.type, dtype=mixed, enabled=mixed is not None):
             losses = functional_call(net, self.weights(self.shapes[drawn]), (images, lesson.samples),
                                      dict(mode='loss'))

@@ -8,8 +8,9 @@ import torch
 from mmengine.model import initialize
 from torch import Tensor, nn
 
-from hgd_det.distill.detection import detection_loss, require_ssd
+from hgd_det.distill.detection import detection_loss
 from hgd_det.distill.functional import choose, divergence, precise
+from hgd_det.distill.head_term import require_ssd
 from hgd_det.distill.heads import flatten
 from hgd_det.distill.lesson import HeadOutput, Lesson, hard_negatives
 from hgd_det.distill.registry import TERMS
@@ -65,8 +66,8 @@ class ONE(Term):
         gate: Tap of the map that the gate looks at; default is the backbone's last output (SSD: fc7).
         gate_norm: ``group`` or ``none``.
     """
-    requires = frozenset({'maps', 'head', 'targets'})
-    needs_teacher = False
+    needs = frozenset({'maps', 'head', 'targets'})
+    needs_teacher, needs_model = False, True
     schedule = dict(weight=1.0)
 
     def __init__(self, *, branches: int = 3, temperature: float = 3.0, rampup: float = 0.27,
@@ -89,9 +90,8 @@ class ONE(Term):
         self.register_buffer('bins', None, persistent=False)
 
     def setup(self, spec: Spec) -> None:
-        require_ssd('ONE', 'student', spec.student_head, spec.student_model)
-        if spec.student_head.project is not None:
-            self.bins = spec.student_head.project.detach().clone()
+        require_ssd('ONE', 'student', spec.student_head)
+        self.bins = spec.student_head.bins
         self.inputs = sorted((m.tap for m in spec.student.sources), key=lambda tap: Tap.parse(tap).index or 0)
         self.gate_tap, channels = _gate_map(spec, self.gate_tap)
         self.student_taps = list(dict.fromkeys([*self.inputs, self.gate_tap]))

@@ -1,18 +1,19 @@
 """Relational knowledge distillation (Park et al., CVPR 2019): how samples lie to one another."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hgd_det.distill.boxes import crops
-from hgd_det.distill.functional import choose, precise, unit_vectors
+from hgd_det.distill.functional import choose, unit_vectors
 from hgd_det.distill.lesson import Lesson
+from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.stages import pair_stages
-from hgd_det.distill.term import Spec, Term
+from hgd_det.distill.stages import Pair
+from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
 
 # Without `sizes`: the three largest maps hold objects; the second largest stands for an image.
@@ -22,7 +23,7 @@ ROUNDING = 1e-6    # vectors nearer than this share of their length differ by ro
 
 
 @TERMS.register_module()
-class Relational(Term):
+class Relational(MapTerm):
     """Imitate distances and angles between the embeddings of objects, or of images.
 
     ::
@@ -50,15 +51,15 @@ class Relational(Term):
         normalize: Scale embeddings to length 1 first.
         max_samples: Most samples per step; of more, a draw that depends on the iteration alone.
         crop: Cells per side of an object's crop.
-        sizes: Use the maps whose teacher side has one of these heights.
     """
-    requires = frozenset({'maps', 'boxes'})
+    needs = frozenset({'maps', 'boxes'})
     schedule = dict(weight=1.0)
+    adapts = False
 
     def __init__(self, *, unit: str = 'instance', distance_weight: float = 25.0,
                  angle_weight: float = 50.0, squared: bool = False, normalize: bool = False,
-                 max_samples: int = 64, crop: int = 7, sizes: Sequence[int] | None = None):
-        super().__init__()
+                 max_samples: int = 64, crop: int = 7, **stages):
+        super().__init__(**stages)
         choose('Relational', 'unit', unit, tuple(MAPS))
         if not (min(distance_weight, angle_weight) >= 0 < distance_weight + angle_weight):
             raise UserError(f'Relational: distance_weight={distance_weight}, angle_weight={angle_weight}; '
@@ -69,25 +70,18 @@ class Relational(Term):
             raise UserError(f'Relational: crop={crop}; a crop has at least one cell')
         self.unit, self.squared, self.normalize = unit, squared, normalize
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
-        self.max_samples, self.crop, self.sizes = max_samples, crop, sizes
+        self.max_samples, self.crop = max_samples, crop
         if unit == 'image':
-            self.requires = self.requires - {'boxes'}
-        self.pairs = []
+            self.needs = self.needs - {'boxes'}
 
-    def setup(self, spec: Spec) -> None:
-        pairs = pair_stages(spec.student, spec.teacher, select='heads', sizes=self.sizes)
-        self.pairs = pairs if self.sizes else pairs[MAPS[self.unit]] or pairs
-        self.use_pairs(self.pairs)
+    def select(self, pairs: list[Pair], spec: Spec) -> list[Pair]:
+        named = self.selection['sizes'] is not None or self.selection['taps'] is not None
+        return pairs if named else pairs[MAPS[self.unit]] or pairs
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         count, embed = self._samples(lesson)
-        parts = []
-        for pair in self.pairs:
-            student = lesson.student.maps[pair.student.tap]                 # (B, C_S, h, w)
-            teacher = lesson.teacher.maps[pair.teacher.tap].detach()        # (B, C_T, H, W)
-            student, teacher = (x.to(precise(student, teacher)) for x in (student, teacher))
-            parts.append(self._compare(embed(student), embed(teacher)) if count >= FEWEST
-                         else student.sum() * student.new_zeros(2))
+        parts = [self._compare(embed(S), embed(Z)) if count >= FEWEST else S.sum() * S.new_zeros(2)
+                 for _, S, Z in self.maps(lesson)]
         distance, angle = torch.stack(parts).mean(0)
         return dict(loss=self.distance_weight * distance + self.angle_weight * angle,
                     distance=distance.detach(), angle=angle.detach(),
@@ -123,9 +117,6 @@ class Relational(Term):
         # every pair stands twice in the mean over N^2, and the N zeros add nothing
         return torch.stack([2 * apart / len(student) ** 2,
                             F.smooth_l1_loss(cosines(mine), cosines(theirs))])
-
-    def describe(self) -> list[dict]:
-        return [dict(pair.describe(), name=pair.name, adapter='none') for pair in self.pairs]
 
 
 def differences(e: Tensor) -> Tensor:

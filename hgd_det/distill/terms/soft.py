@@ -5,15 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement, choose, region_scores
-from hgd_det.distill.lesson import REGIONS, Lesson
+from hgd_det.distill.functional import agreement
+from hgd_det.distill.head_term import HeadTerm
+from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.term import Spec, Term
 from hgd_det.errors import UserError
 
 
 @TERMS.register_module()
-class SoftLoss(Term):
+class SoftLoss(HeadTerm):
     """Weighted soft cross-entropy on the class scores of the anchors that matter.
 
     ::
@@ -38,12 +38,11 @@ class SoftLoss(Term):
             ``all``.
         detection_key: How the keys of the student's classification loss begin.
     """
-    requires = frozenset({'head', 'targets'})
     schedule = dict(weight=1.0)
 
     def __init__(self, *, mu: float = 0.5, background_weight: float = 1.5, temperature: float = 1.0,
                  region: str = 'hard', detection_key: str = 'loss_cls'):
-        super().__init__()
+        super().__init__(region=region)
         if not 0 <= mu <= 1:
             raise UserError(f'SoftLoss: mu={mu}; it is a share between 0 and 1')
         if not background_weight >= 0:
@@ -51,21 +50,14 @@ class SoftLoss(Term):
                             'it cannot be negative')
         if not temperature > 0:
             raise UserError(f'SoftLoss: temperature={temperature}; it must be above 0')
-        choose('SoftLoss', 'region', region, REGIONS)
         self.mu, self.background_weight = mu, background_weight
-        self.temperature, self.region = temperature, region
+        self.temperature = temperature
         self.scales_detection = {detection_key: mu}
 
-    def setup(self, spec: Spec) -> None:
-        spec.same_anchors(type(self).__name__)
-
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        # An empty choice needs no case of its own: its sum is 0 and still hangs on the student.
-        z_student, z_teacher = region_scores(lesson, self.region)    # (P, C+1), sigmoid heads (P, C)
-        if z_student.shape[-1] == lesson.targets.num_classes:
-            each = self._sigmoid(z_student / self.temperature, z_teacher / self.temperature)
-        else:
-            each = self._softmax(z_student / self.temperature, z_teacher / self.temperature)
+        z_student, z_teacher = self.scores(lesson)                   # (P, C+1), sigmoid heads (P, C)
+        each = (self._sigmoid if self.sigmoid else self._softmax)(
+            z_student / self.temperature, z_teacher / self.temperature)
         soft = self.temperature ** 2 * each.sum() / lesson.targets.num_positive
         return dict(loss=(1 - self.mu) * soft, agreement=agreement(z_student, z_teacher))
 

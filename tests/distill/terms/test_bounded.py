@@ -124,7 +124,7 @@ def test_ignored_objects_alone_cost_nothing_with_a_real_head():
     from mmengine.structures import InstanceData
 
     import hgd_det.models  # noqa: F401
-    from hgd_det.distill.heads import HeadSpy, flatten
+    from hgd_det.distill.heads import Watching, flatten
     from hgd_det.distill.lesson import Lesson, Side
     from hgd_det.distill.schedule import Progress
     from hgd_det.testing import tiny_ssd
@@ -134,7 +134,7 @@ def test_ignored_objects_alone_cost_nothing_with_a_real_head():
     sample = make_batch(1, objects=(0,))['data_samples'][0]
     sample.ignored_instances = InstanceData(bboxes=torch.tensor([[8., 8, 60, 60]]),
                                             labels=torch.tensor([1]))
-    with HeadSpy(SimpleNamespace(bbox_head=head)) as spy:
+    with Watching(SimpleNamespace(bbox_head=head)) as spy:
         outputs = head(maps)
         head.loss_by_feat(*outputs, [sample.gt_instances], [sample.metainfo],
                           [sample.ignored_instances])

@@ -541,9 +541,9 @@ def test_a_student_of_another_size_is_resized_after_its_adapter(student_sizes, m
 
 
 def test_boxes_are_needed_for_the_mask_alone():
-    assert HGD().requires == {'maps', 'boxes'}
-    assert HGD(micro='variance').requires == {'maps'}
-    assert HGD.requires == {'maps'}
+    assert HGD().needs == {'maps', 'boxes'}
+    assert HGD(micro='variance').needs == {'maps'}
+    assert HGD.needs == {'maps'}
 
 
 def test_stages_can_be_chosen_by_size():

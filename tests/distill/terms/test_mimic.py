@@ -217,7 +217,7 @@ def test_saturated_scores_and_half_precision_maps_stay_finite():
 
 
 def test_without_teacher_boxes_no_head_of_the_teacher_is_asked_for():
-    assert 'head' not in Mimic(teacher_boxes=False).requires and 'head' in Mimic().requires
+    assert 'head' not in Mimic(teacher_boxes=False).needs and 'head' in Mimic().needs
 
 
 def test_impossible_set_ups_are_refused_saying_how_to_go_on():

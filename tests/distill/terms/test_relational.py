@@ -129,7 +129,7 @@ def test_objects_are_compared_by_their_mean_crops_on_the_three_largest_maps():
 
 def test_images_are_compared_by_the_mean_of_the_second_largest_map_without_boxes():
     term, student, teacher = set_up(unit='image'), maps(STUDENT), maps(TEACHER, seed=1)
-    assert term.requires == {'maps'} and set_up().requires == {'maps', 'boxes'}
+    assert term.needs == {'maps'} and set_up().needs == {'maps', 'boxes'}
     assert term.student_taps == term.teacher_taps == ['neck[1]']
     out = term(make_lesson(student, teacher))
     distance, angle = slow_parts(*(x['neck[1]'].mean((2, 3)) for x in (student, teacher)))
