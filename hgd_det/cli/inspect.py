@@ -48,11 +48,12 @@ def describe(cfg) -> dict:
         model = MODELS.build(cfg.model)
     facts = {'input_size': list(size), 'student': _cost(getattr(model, 'student', model), size),
              'teacher': None}
-    if (teacher := getattr(model, 'teacher', None)) is not None:
-        facts['teacher'] = _cost(teacher.detector, teacher.input_size or size)
-        facts['teacher'] |= {'config': teacher.name, 'checkpoint': teacher.checkpoint}
+    teachers = {name: _cost(teacher.detector, teacher.input_size or size)
+                | {'config': teacher.name, 'checkpoint': teacher.checkpoint}
+                for name, teacher in getattr(model, 'teachers', {}).items()}
+    facts |= teachers if set(teachers) <= {'teacher'} else {'teachers': teachers}
     if hasattr(model, 'describe'):  # a distiller: pairs and terms
-        for detector in (model.student, model.teacher and model.teacher.detector):
+        for detector in (model.student, *(teacher.detector for teacher in model.teachers.values())):
             _draw(detector)
         facts |= model.describe()
     return facts
@@ -97,9 +98,10 @@ def _cost(detector, size) -> dict:
 def show(facts: dict) -> str:
     height, width = facts['input_size']
     lines = [f'{facts["config"]}, input {height}x{width}']
-    for who in ('student', 'teacher'):
-        if facts.get(who):
-            cost = facts[who]
+    costs = {who: facts.get(who) for who in ('student', 'teacher')}
+    costs |= {f'teacher {name}': cost for name, cost in facts.get('teachers', {}).items()}
+    for who, cost in costs.items():
+        if cost:
             lines.append(f'{who}: {cost["params"]:,} parameters, {cost["macs"] / 1e9:.2f} G '
                          'multiply-adds')
             lines += [f'  {each["name"]:<10} {each["channels"]:>5} x {each["size"][0]} x {each["size"][1]}'

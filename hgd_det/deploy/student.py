@@ -105,11 +105,14 @@ def _taught(cfg: Config) -> dict:
     """Teacher and terms of a distillation's config; what an exported checkpoint still knows of them."""
     if cfg.model.get('type') != 'Distiller':
         return dict(cfg.get('taught') or {})
-    teacher, terms = (part if isinstance(part, Mapping) else {} for part in
-                      (cfg.model.get('teacher'), cfg.model.get('terms')))
-    named = teacher.get('model', teacher.get('config')) if teacher else 'none'
-    return dict(teacher=str(named) if isinstance(named, (str, Path)) else None,
-                teacher_checkpoint=teacher.get('checkpoint'),
+    teachers, teacher, terms = (part if isinstance(part, Mapping) else {} for part in map(
+        cfg.model.get, ('teachers', 'teacher', 'terms')))
+    known = [one for one in teachers.values() if isinstance(one, Mapping)] or [teacher]
+    named, files = ([one for one in found if isinstance(one, (str, Path))] for found in (
+        [one.get('model', one.get('config')) if one else 'none' for one in known],
+        [one.get('checkpoint') for one in known]))
+    return dict(teacher=', '.join(map(str, named)) or None,
+                teacher_checkpoint=', '.join(map(str, files)) or None,
                 terms={name: term.get('type') for name, term in terms.items() if isinstance(term, Mapping)})
 
 

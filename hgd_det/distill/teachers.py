@@ -74,7 +74,7 @@ class Teachers(dict[str, Teacher]):
     def observe(self, images: Tensor, samples: list, terms: Mapping[str, Term]) -> dict[str, Side]:
         """What each of these terms learns from: each teacher runs once for all its pupils among them."""
         seen = {}
-        for teacher, pupils in self._classrooms(terms):
+        for teacher, pupils in self.classrooms(terms):
             taps = dict.fromkeys(tap for term in pupils.values() for tap in term.teacher_taps)
             needs = set().union(*(term.needs for term in pupils.values()))
             seen |= dict.fromkeys(pupils, teacher.observe(images, samples, taps=taps, head='head' in needs,
@@ -83,10 +83,11 @@ class Teachers(dict[str, Teacher]):
 
     def learn_classes(self, classes: tuple[str, ...] | None, terms: Mapping[str, Term]) -> None:
         """Tell each the student's classes; see :meth:`Teacher.learn_classes`."""
-        for teacher, pupils in self._classrooms(terms):
+        for teacher, pupils in self.classrooms(terms):
             teacher.learn_classes(classes, [name for name, term in pupils.items() if 'head' in term.needs])
 
-    def _classrooms(self, terms: Mapping[str, Term]) -> Iterator[tuple[Teacher, dict[str, Term]]]:
+    def classrooms(self, terms: Mapping[str, Term]) -> Iterator[tuple[Teacher, dict[str, Term]]]:
+        """Each teacher of some of these terms, with those."""
         for name, teacher in self.items():
             pupils = {key: term for key, term in terms.items() if self.of_term.get(key) == name}
             if pupils:

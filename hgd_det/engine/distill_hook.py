@@ -52,7 +52,7 @@ class DistillHook(Hook):
             return
         known = {name: dict(config=teacher.name, checkpoint=str(teacher.checkpoint), sha256=teacher.digest)
                  for name, teacher in distiller.teachers.items()}
-        checkpoint['meta'] |= dict(teachers=known) if distiller.teacher is None else known
+        checkpoint['meta'] |= known if set(known) == {'teacher'} else dict(teachers=known)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         distiller = _distiller(runner)
@@ -62,8 +62,9 @@ class DistillHook(Hook):
         if not self.same_teacher:
             return
         meta = checkpoint.get('meta') or {}
+        known = meta.get('teachers') or dict(teacher=meta.get('teacher'))
         for name, teacher in distiller.teachers.items():
-            before = (meta.get('teachers') or meta).get(name)
+            before = known.get(name)
             if not before or before['sha256'] == teacher.digest:
                 continue
             then, now = ((digest or 'none')[:12] for digest in (before['sha256'], teacher.digest))
