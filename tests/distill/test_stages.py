@@ -73,7 +73,7 @@ def test_all_features_pair_from_the_end_of_each_size(view):
     pairs = pair_stages(make_survey({'a': (4, 38), 'b': (4, 38), 'c': (4, 19)}),
                         make_survey({'x': (8, 38), 'y': (8, 38), 'z': (8, 38), 'w': (8, 19)}), select='all')
     assert [(p.student.tap, p.teacher.tap) for p in pairs] == [('a', 'y'), ('b', 'z'), ('c', 'w')]
-    assert len(pair_stages(view, view, select='all')) == 13 + 2 + 4  # convolutions, fc6-7, extras
+    assert len(pair_stages(view, view, select='all')) == 13 + 2 + 4 + 1  # convolutions, fc6-7, extras, L2Norm
 
 
 def test_unmatched_sizes_are_ignored_or_resized():
