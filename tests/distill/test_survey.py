@@ -14,7 +14,7 @@ from hgd_det.testing import tiny_ssd
 
 register_all_modules(init_default_scope=True)
 
-# the config, what is made smaller in it, the input, and the stages that no head reads: size and class of block
+# the config, changes to its backbone, the input, and the stages that no head reads: size and class of block
 FAMILIES = {
     'ResNet': ('retinanet/retinanet_r50_fpn_1x_coco', {}, 128, {64: 'ReLU', 32: 'Bottleneck'}),
     'ResNet, one map for the head': ('detr/detr_r18_8xb2-500e_coco', {}, 128,
@@ -26,16 +26,19 @@ FAMILIES = {
     'RegNet': ('regnet/retinanet_regnetx-800MF_fpn_1x_coco', {}, 128, {64: 'ReLU', 32: 'Bottleneck'}),
     'CSPNeXt': ('rtmdet/rtmdet_tiny_8xb32-300e_coco', {}, 128, {64: 'ConvModule', 32: 'CSPLayer'}),
     'CSPDarknet': ('yolox/yolox_tiny_8xb8-300e_coco', {}, 128, {64: 'Focus', 32: 'CSPLayer'}),
-    'Darknet': ('yolo/yolov3_d53_8xb8-320-273e_coco', {}, 64, {64: 'ConvModule', 32: 'ResBlock', 16: 'ResBlock'}),
+    'Darknet': ('yolo/yolov3_d53_8xb8-320-273e_coco', {}, 64,
+                {64: 'ConvModule', 32: 'ResBlock', 16: 'ResBlock'}),
     'MobileNetV2': ('yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco', {}, 128,
                     {64: 'InvertedResidual', 32: 'InvertedResidual'}),
     'EfficientNet': ('efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco', {}, 128,
-                     {64: 'EdgeResidual|InvertedResidual', 32: 'InvertedResidual'}),
+                     {64: 'InvertedResidual', 32: 'InvertedResidual'}),
     'Swin': ('swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco', dict(depths=(2, 2, 2, 2)), 128, {}),
-    'Swin, its first map unread': ('swin/retinanet_swin-t-p4-w7_fpn_1x_coco', dict(depths=(2, 2, 2, 2)), 128, {}),
+    'Swin, its first map unread': ('swin/retinanet_swin-t-p4-w7_fpn_1x_coco', dict(depths=(2, 2, 2, 2)),
+                                   128, {}),
     'PVT': ('pvt/retinanet_pvt-t_fpn_1x_coco', {}, 128, {32: 'PyramidVisionTransformer'}),
     'HRNet': ('hrnet/faster-rcnn_hrnetv2p-w18-1x_coco', {}, 128, {64: 'ReLU'}),
-    'VGG': ('ssd/ssd300_coco', {}, 300, {300: 'ReLU', 150: 'ReLU', 75: 'ReLU'}),
+    'VGG': ('ssd/ssd300_coco', dict(depth=11, out_feature_indices=(14, 24)), 300,
+            {300: 'ReLU', 150: 'ReLU', 75: 'ReLU'}),
 }
 HEADS = {     # the sizes that are read
     'ResNet': [16, 8, 4, 2, 1], 'ResNet, one map for the head': [4], 'ResNet and deconvolutions': [32],
@@ -56,7 +59,11 @@ def build(path, changes=None):
     return MODELS.build(model).eval()
 
 
-@pytest.fixture(scope='module', params=FAMILIES)
+MORE = {'ResNet and deconvolutions', 'ResNeSt', 'Darknet', 'Swin, its first map unread', 'PVT'}
+
+
+@pytest.fixture(scope='module', params=[
+    pytest.param(name, marks=[pytest.mark.slow] * (name in MORE)) for name in FAMILIES])
 def family(request):
     path, changes, size, blocks = FAMILIES[request.param]
     model = build(path, changes)
@@ -95,14 +102,14 @@ def test_the_stages_of_each_family_are_blocks_and_what_heads_read(family):
     for size, block in blocks.items():
         paths = handed_on(model, stages[size].tap, torch.rand(1, 3, *view.input_size))
         classes = [type(model.get_submodule(path)).__name__ for path in paths]
-        assert set(classes) & set(block.split('|')), (size, paths, classes)
+        assert block in classes, (size, paths, classes)
 
 
 def test_all_that_smaller_heads_see_of_the_picture_goes_through_a_stage(family):
     """With the stage's map held, two pictures make no difference: there is no way around it."""
     model, view, _, _ = family
     pictures = [torch.rand(1, 3, *view.input_size) for _ in range(2)]
-    select = 'all' if view.name in ('ResNet', 'CSPNeXt', 'MobileNetV2') else 'source'
+    select = 'all' if view.name in ('CSPNeXt', 'MobileNetV2') else 'source'
     for spec in (s for specs in select_stages(view, select=select).values() for s in specs):
         paths = [p for p in handed_on(model, spec.tap, pictures[0]) if p not in ('backbone', 'neck')]
         if spec.source or not paths:
