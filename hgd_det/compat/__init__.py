@@ -1,6 +1,7 @@
 """The only code that knows which mmengine, mmcv and mmdet are installed.
 
-- `finder`, `extension`, `nms`, `roi_align`: a stand-in for mmcv's compiled operators where absent;
+- `finder`, `extension`: a stand-in for mmcv's compiled operators where absent, each on its input's device;
+  the operators are in `nms`, `roi_align`, `focal_loss`, `ms_deform_attn`, `deform_conv` and `reassembly`;
 - `environment`: which versions are installed, and what to do about a missing or unfit one.
 
 `import hgd_det` runs `install`. That mmengine 0.10.7 cannot read its own checkpoints from torch 2.6
