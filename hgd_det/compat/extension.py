@@ -4,6 +4,8 @@ Left out are those that no detector needs, or a few configs of mmdet: pooling ot
 (`roi_pool`, `deform_roi_pool`), mmcv's own synchronised normalisation, rotated and three-dimensional boxes.
 """
 
+import re
+
 from hgd_det.compat import deform_conv, focal_loss, ms_deform_attn, nms, reassembly, roi_align
 from hgd_det.errors import MissingOpError
 
@@ -19,6 +21,8 @@ OPS = {op.__name__: op for op in (
     reassembly.carafe_forward, reassembly.carafe_backward,
     reassembly.masked_im2col_forward, reassembly.masked_col2im_forward,
 )}
+
+FAMILIES = list(dict.fromkeys(re.sub('_(forward|backward).*', '', name) for name in OPS))
 
 # What a config can say in place of the layer that calls an operator, by how the operator's name begins.
 INSTEAD = {
@@ -49,7 +53,7 @@ def missing(name):
                         if name.startswith(start)), '')
         raise MissingOpError(
             f"operator '{name}' is needed, but the installed mmcv has no compiled operators, and "
-            f'hgd_det stands in only for {", ".join(OPS)}.{instead} To build them (about 20 minutes; needs '
+            f'hgd_det stands in only for {", ".join(FAMILIES)}.{instead} To build them (about 20 minutes; needs '
             'a C++ compiler, ninja, setuptools and, for a GPU, the CUDA toolkit): MMCV_WITH_OPS=1 '
             'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
             f'--no-binary {source} "{source}=={version(name_installed)}"')

@@ -44,7 +44,7 @@ def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha)
 def _of_target(softmax, target, weight):
     """The probability of each target, and what its loss counts: nothing where the target is negative."""
     label = target.clamp(min=0)
-    count = (target >= 0).to(softmax)
+    count = (target >= 0).to(softmax.dtype)
     if weight.numel():
         count = count * weight[label]
     return softmax.gather(1, label[:, None])[:, 0], count
@@ -66,4 +66,4 @@ def softmax_focal_loss_backward(input, target, weight, buff, grad_input, gamma, 
     slope = alpha * count * slope
     buff.copy_(slope)
     hit = target[:, None] == torch.arange(softmax.shape[1], device=softmax.device)
-    grad_input.copy_(slope[:, None] * (hit.to(softmax) - softmax))
+    grad_input.copy_(slope[:, None] * (hit.to(softmax.dtype) - softmax))
