@@ -53,8 +53,8 @@ def missing(name):
                         if name.startswith(start)), '')
         raise MissingOpError(
             f"operator '{name}' is needed, but the installed mmcv has no compiled operators, and "
-            f'hgd_det stands in only for {", ".join(FAMILIES)}.{instead} To build them (about 20 minutes; needs '
-            'a C++ compiler, ninja, setuptools and, for a GPU, the CUDA toolkit): MMCV_WITH_OPS=1 '
+            f'hgd_det stands in only for {", ".join(FAMILIES)}.{instead} To build them (about 20 minutes; '
+            'needs a C++ compiler, ninja, setuptools and, for a GPU, the CUDA toolkit): MMCV_WITH_OPS=1 '
             'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
             f'--no-binary {source} "{source}=={version(name_installed)}"')
 

@@ -93,6 +93,7 @@ def test_every_operator_mmcv_asks_for_exists():
 def test_a_missing_operator_says_its_name_and_how_to_get_it():
     import torch
     from mmcv.ops import roi_pool
-    with pytest.raises(MissingOpError, match="'roi_pool_forward'.*deform_conv.*type='RoIAlign'.* pip install ") as caught:
+    words = "'roi_pool_forward'.*deform_conv.*type='RoIAlign'.* pip install "
+    with pytest.raises(MissingOpError, match=words) as caught:
         roi_pool(torch.zeros(1, 2, 5, 5), torch.zeros(1, 5), (2, 2))
     assert isinstance(caught.value, UserError) and isinstance(caught.value, NotImplementedError)
