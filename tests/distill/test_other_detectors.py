@@ -84,11 +84,13 @@ def test_the_stages_of_a_larger_and_a_smaller_one_are_the_same_places(student, t
     assert len(pair_stages(*views, select='all')) >= len(taps)
 
 
-def test_a_head_that_assigns_inside_its_loss_is_no_obstacle_to_a_feature_term():
-    """YOLOX's head has no `get_targets` and three outputs per level."""
-    configs = [get_config(f'mmdet::yolox/yolox_{size}_8xb8-300e_coco.py') for size in ('tiny', 's')]
+@pytest.mark.parametrize('kind', ['yolox/yolox_{}_8xb8-300e_coco', 'rtmdet/rtmdet_{}_8xb32-300e_coco'])
+def test_a_head_that_assigns_inside_its_loss_is_no_obstacle_to_a_feature_term(kind):
+    """YOLOX's head has no `get_targets` and three outputs per level; RTMDet's backbone has gates."""
+    configs = [get_config(f'mmdet::{kind.format(size)}.py') for size in ('tiny', 's')]
     for config in configs:
         config.model.data_preprocessor.pop('batch_augments', None)
+        config.model.backbone.init_cfg = None
     student, teacher = configs
     model = Distiller(student.model, dict(model=teacher, checkpoint='untrained'),
                       dict(hgd=dict(type='HGD', weight=1.0, warmup=0)), input_size=128)
