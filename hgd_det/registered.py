@@ -16,7 +16,7 @@ import hgd_det.engine.metrics
 import hgd_det.engine.progress
 import hgd_det.models  # noqa: F401
 from hgd_det.compat import mmdet_fixes
-from hgd_det.engine.guard import guard_mmengine
+from hgd_det.compat.guard import guard_mmengine
 
 mmdet_fixes.apply()
 guard_mmengine()  # from here on no checkpoint that mmengine reads can run code

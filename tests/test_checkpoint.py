@@ -19,7 +19,7 @@ from hgd_det.checkpoint import (
     replacing,
     trust_checkpoints,
 )
-from hgd_det.engine.guard import guard_mmengine
+from hgd_det.compat.guard import guard_mmengine
 from hgd_det.errors import UserError
 
 WEIGHTS = {'a': torch.arange(6.).reshape(2, 3), 'n': torch.tensor(3)}

@@ -71,7 +71,8 @@ class MapTerm(Term):
         self.pairs = self.select([p for p, n in zip(found, cells, strict=True) if n >= self.min_cells], spec)
         if not self.pairs:
             raise UserError(f'{type(self).__name__} compares cells, and no pair has {self.min_cells} of '
-                            f'them (sizes {[p.teacher.size[0] for p in found]}); choose larger sizes or input_size')
+                            f'them (sizes {[p.teacher.size[0] for p in found]}); choose larger sizes or '
+                            'input_size')
         self.use_pairs(self.pairs)
         for pair in self.pairs if self.adapts else ():
             self.adapters[pair.name] = self.adapter_for(pair)

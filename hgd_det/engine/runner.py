@@ -22,8 +22,8 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import distributed
 
+from hgd_det.compat.guard import guard_mmengine
 from hgd_det.engine.faults import run_errors
-from hgd_det.engine.guard import guard_mmengine
 from hgd_det.engine.mistakes import check_config, need_model, user_errors
 from hgd_det.engine.replay import ReplayRunner
 from hgd_det.errors import UserError, near

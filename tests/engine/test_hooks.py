@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hgd_det.checkpoint import load
+from hgd_det.compat.guard import guard_mmengine
 from hgd_det.engine import hooks
-from hgd_det.engine.guard import guard_mmengine
 from hgd_det.engine.progress import ProgressHook
 from hgd_det.errors import UserError
 
