@@ -108,7 +108,8 @@ def show(facts: dict) -> str:
                       for each in cost['maps']]
     for name, term in facts.get('terms', {}).items():
         weight = term['schedule']['weight']
-        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["needs"])}')
+        whose = f', learns from {term["teacher"]}' if 'teachers' in facts and term['teacher'] else ''
+        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["needs"])}{whose}')
         lines += _table(term.get('pairs') or [])
     return '\n'.join(lines)
 

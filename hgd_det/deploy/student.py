@@ -13,6 +13,7 @@ from torch import nn
 import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det import literal
 from hgd_det.checkpoint import load, meta_of
+from hgd_det.distill.sources import resolve
 from hgd_det.distill.teacher import as_pair
 from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
@@ -91,13 +92,11 @@ def _with_peer(cfg: Config, name: str, inside: bool) -> Config:
         raise UserError(f'the config has no term {name!r}, whose peer is asked for; give the config of '
                         'the run')
     peer, alone = terms[name].get('peer'), plain(cfg)
-    if isinstance(peer, (str, Path)):
-        if inside:  # a file does not choose what is executed
-            raise UserError(f'the peer of {name!r} has a config of its own, {peer}, which the checkpoint '
-                            'does not hold; give the config of the run instead of "auto"')
-        alone.model = plain(load_config(peer)).model
-    elif peer is not None:
-        alone.model = plain(Config(peer if 'model' in peer else dict(model=peer))).model
+    if isinstance(peer, (str, Path)) and inside:  # a file does not choose what is executed
+        raise UserError(f'the peer of {name!r} has a config of its own, {peer}, which the checkpoint '
+                        'does not hold; give the config of the run instead of "auto"')
+    if peer is not None:
+        alone.model = resolve(peer).model
     return alone
 
 

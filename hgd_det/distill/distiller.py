@@ -78,9 +78,8 @@ class Distiller(BaseDetector):
             self.teachers = Teachers(teacher, teachers)
             for one in self.teachers.values():
                 one.fit_input(self.data_preprocessor)
-                if input_size is None:
-                    input_size = one.config.get('input_size')
-            self.input_size = as_pair(DEFAULT_INPUT if input_size is None else input_size)
+            self.input_size = as_pair(self.teachers.common_size or DEFAULT_INPUT if input_size is None
+                                      else input_size)
             spec_of = cache(self._spec)
             for name, (config, schedule) in wanted.items():
                 asked = config.pop('teacher', None)
@@ -257,6 +256,7 @@ class Distiller(BaseDetector):
         """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
         pairs = pairs_with_shares(self)
         terms = {name: dict(type=type(term).__name__, needs=sorted(term.needs),
+                            teacher=self.teachers.of_term.get(name),
                             schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
                             pairs=pairs[name])
                  for name, term in self.distill.items()}

@@ -63,6 +63,15 @@ class Teachers(dict[str, Teacher]):
             del self[name]
 
     @property
+    def common_size(self) -> int | tuple[int, int] | None:
+        """What both see, where the model does not say it: the size that a teacher's config names."""
+        for teacher in self.values():
+            if teacher.input_size:
+                raise UserError(f'{teacher.owner}.input_size is {teacher.input_size}, but model.input_size, '
+                                "the side of the student's pictures, is not said; write both")
+        return next(filter(None, (teacher.config.get('input_size') for teacher in self.values())), None)
+
+    @property
     def pictures(self) -> dict[str, tuple[int, int]]:
         """What samples shall carry for those that see their own resolution: ``{field: (height, width)}``."""
         return {one.picture: one.input_size for one in self.values() if one.picture}

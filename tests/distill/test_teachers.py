@@ -3,7 +3,8 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 
 from hgd_det.distill.distiller import Distiller
@@ -231,3 +232,23 @@ def test_a_term_that_differentiates_by_the_common_picture_needs_one():
 def test_a_teacher_is_no_option_of_the_others():
     assert Teacher(tiny_ssd()).picture is None
     assert Teacher(tiny_ssd(), input_size=(128, 64)).picture == 'picture_128x64'
+
+
+# ------------------------------------------------------------------------------------ what stands for one
+def test_a_runs_folder_is_a_whole_teacher(tmp_path):
+    """Config, weights and class names come out of its newest checkpoint, and its digest is noted."""
+    config = Config(teacher(num_classes=5)['model'])
+    detector = MODELS.build(config.model)
+    torch.save(dict(state_dict=detector.state_dict(), optimizer={}, message_hub={}, meta=dict(
+        cfg=config.pretty_text, dataset_meta=dict(classes=THEIRS))), tmp_path / 'epoch_1.pth')
+    model = distiller(dict(kd=KD), dict(model=str(tmp_path), classes=MAP))
+    model.check(classes=MINE)
+    theirs = model.teacher
+    assert theirs.checkpoint == str(tmp_path / 'epoch_1.pth') and len(theirs.digest) == 64
+    assert theirs.classes == THEIRS
+    assert all(torch.equal(v, theirs.detector.state_dict()[k]) for k, v in detector.state_dict().items())
+
+
+def test_both_sizes_are_said_where_they_differ():
+    with pytest.raises(UserError, match='model.teacher.input_size is .192, 192., but model.input_size'):
+        Distiller(ConfigDict(tiny_ssd()), teacher(input_size=192), dict(x=HGD))
