@@ -54,7 +54,7 @@ class Teachers(dict[str, Teacher]):
         teacher.check_numbers(student, [name] if 'head' in term.needs else [])
         if 'gradient' in term.needs and teacher.input_size not in (None, size):
             raise UserError(f'{who} differentiates with respect to the picture that both see, but '
-                            f'{teacher.owner} sees its own, of {teacher.input_size}: leave its size out')
+                            f'{teacher.owner} has input_size={teacher.input_size}; leave that out')
         return teacher
 
     def forget_idle(self) -> None:
