@@ -1,6 +1,7 @@
 """What a long run would stumble over, looked at beforehand: data, teacher, pairs, one step, memory, disk."""
 from __future__ import annotations
 
+import copy
 import resource
 import shutil
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmcv.transforms import Resize
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -137,6 +139,7 @@ def _teacher(about: str, teacher: Teacher, cfg: Config, test, images: int) -> It
         yield Finding('ok', about, f'{identity}; it knows other classes than the validation set and is not '
                       'tested on it')
         return
+    test = _at_size(test, teacher.input_size)
     evaluator = Evaluator(cfg.val_evaluator)
     evaluator.dataset_meta = test.metainfo
     looked = spread(len(test), images)
@@ -155,6 +158,18 @@ def _teacher(about: str, teacher: Teacher, cfg: Config, test, images: int) -> It
     else:
         yield Finding('ok', about, f'{identity} has {100 * score:.1f} mAP on {len(looked)} images of the '
                       'validation set')
+
+
+def _at_size(test, size: tuple[int, int] | None):
+    """The data set as a teacher with a size of its own is tested on it."""
+    if size is None:
+        return test
+    test = copy.copy(test)
+    test.pipeline = copy.deepcopy(test.pipeline)
+    for step in test.pipeline.transforms:
+        if isinstance(step, Resize):
+            step.scale = size[::-1]
+    return test
 
 
 def _steps(model, cfg: Config, train, total: int) -> Iterator[Finding]:
