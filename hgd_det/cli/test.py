@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'names those of its members')
     # by itself argparse takes an optional positional for missing once a flag follows CONFIG
     parser.parse_args = parser.parse_intermixed_args
-    add_run(parser)
+    add_run(parser, 'the log goes, not the folder of a training (default: work_dirs/test')
     parser.add_argument('--json', metavar='OUT', type=json_file,
                         help='also write the figures, unrounded, with the versions and the sha256 '
                              'of the checkpoint')
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     from hgd_det.engine.runner import orderly_end
 
-    cfg = configure(args)
+    cfg = configure(args, trains=False)
     if args.batch_size:
         cfg.test_dataloader.batch_size = args.batch_size
     if args.show_dir:
@@ -57,6 +57,7 @@ def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
 
     from hgd_det.checkpoint import load
     from hgd_det.deploy.evaluate import compare_names
+    from hgd_det.engine.folder import not_a_trainings
     from hgd_det.engine.mistakes import user_errors
     from hgd_det.engine.runner import build_runner, plain
     from hgd_det.errors import UserError
@@ -65,6 +66,7 @@ def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
     cfg = plain(cfg)
     if not cfg.get('test_dataloader'):
         raise UserError('the config has no test_dataloader, so there is nothing to test on')
+    not_a_trainings(cfg.work_dir)
     files = weights(cfg, checkpoint)  # before anything slow
     content = load(checkpoint) if checkpoint else {}
     cfg.load_from, cfg.resume = None, False

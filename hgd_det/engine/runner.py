@@ -70,14 +70,14 @@ def _check_names(cfg: Config, path: Path) -> None:
                             'variable of your own another name)')
 
 
-def default_work_dir(config: Path) -> Path:
+def default_work_dir(config: Path, root: str = 'work_dirs') -> Path:
     """`configs/hgd/ssd_half_voc.py` works in `work_dirs/hgd/ssd_half_voc`: many share a last name."""
     parts = config.with_suffix('').parts
     if 'configs' in parts:
         parts = parts[len(parts) - parts[::-1].index('configs'):]
     else:
         parts = parts[-1:]
-    return Path('work_dirs', *parts)
+    return Path(root, *parts)
 
 
 def parse_options(options: Sequence[str] | Mapping | None) -> dict:
@@ -162,7 +162,9 @@ def build_runner(cfg: Config) -> Runner:
     import hgd_det.engine.health
     import hgd_det.engine.hooks
     import hgd_det.engine.identity
+    import hgd_det.engine.log_processor
     import hgd_det.engine.progress
+    import hgd_det.engine.resume
     import hgd_det.registered  # noqa: F401
 
     check_config(cfg)
@@ -178,7 +180,11 @@ def build_runner(cfg: Config) -> Runner:
     own = cfg.get('custom_hooks') or []
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
     cfg.custom_hooks = [*own, *watch, dict(type='ClassesHook'), dict(type='DataIdentityHook'),
-                        dict(type='EqualStepsHook'), dict(type='StopHook'), dict(type='ProgressHook')]
+                        dict(type='EqualStepsHook'), dict(type='ResumeHook'), dict(type='StopHook'),
+                        dict(type='ProgressHook')]
+    logs = dict(cfg.get('log_processor') or {})
+    if logs.get('type', 'LogProcessor') == 'LogProcessor':
+        cfg.log_processor = {**logs, 'type': 'DistillLogProcessor'}
     _forget_visualizers()
     if get_device() == 'cpu':
         keep_freed_memory()

@@ -1,0 +1,56 @@
+"""A training of a few numbers, with the hooks that every run has."""
+import itertools
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hgd_det.engine.guard import guard_mmengine
+
+_names = itertools.count()
+
+
+class Model(BaseModel):
+    """A regression of two numbers; `at` maps an iteration to something to do in it."""
+
+    def __init__(self, width=2, at=None):
+        super().__init__()
+        self.layer = nn.Linear(2, width)
+        self.at, self.seen = at or {}, 0
+
+    def forward(self, inputs, mode='loss'):
+        if mode != 'loss':
+            return []
+        self.seen += 1
+        self.at.get(self.seen, lambda: None)()
+        return {'loss': self.layer(inputs).square().mean()}
+
+
+def make_runner(work_dir, model=None, iters=6, checkpoint=None, **kwargs):
+    guard_mmengine()
+    data = [(torch.rand(2),) for _ in range(8)]
+    by_epoch = (checkpoint or {}).get('by_epoch', False)
+    return Runner(
+        model or Model(), str(work_dir), train_dataloader=DataLoader(data, 2),
+        train_cfg=dict(by_epoch=True, max_epochs=iters) if by_epoch
+        else dict(by_epoch=False, max_iters=iters),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=[dict(type='OneCycleLR', eta_max=0.1, total_steps=100, by_epoch=False)],
+        default_hooks=dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1, by_epoch=False)
+                           | (checkpoint or {})),
+        custom_hooks=[dict(type='StopHook'), dict(type='ProgressHook')],
+        log_level='ERROR', experiment_name=f'hooks{next(_names)}', randomness=dict(seed=0),
+        **kwargs)
+
+
+@pytest.fixture(name='Model')
+def model():
+    return Model
+
+
+@pytest.fixture
+def runner():
+    return make_runner
