@@ -180,9 +180,9 @@ def _same_optimizer(runner, checkpoint: Mapping) -> None:
                         f'groups, the config trains {sum(sizes[1])} in {len(mine)}{why}')
     lacking = sorted({key for key in wrapper.optimizer.defaults for group in theirs if key not in group})
     if lacking:
-        raise UserError(f'the checkpoint to resume from is of another optimizer than {kind}, which the config '
-                        f'has: it knows no {", ".join(lacking)}. Resume with the one it was trained '
-                        'with, or start from its weights with --cfg-options load_from=PATH')
+        raise UserError(f'the checkpoint to resume from is of another optimizer than {kind}, the one of the '
+                        f'config: it knows no {", ".join(lacking)}. Resume with the one it was trained with, '
+                        'or start from its weights with --cfg-options load_from=PATH')
 
 
 def _replan(runner, checkpoint: dict) -> str:
