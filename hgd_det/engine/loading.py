@@ -3,17 +3,17 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.queues
-import os
 import shutil
-import sys
-import traceback
 from collections.abc import Callable
 
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from hgd_det.engine.signals import held_back, leave_it_to_the_parent, waiting
 from hgd_det.errors import RunError
 
+ROOM = ('Lower num_workers or batch_size of the data loader, or give a container more shared memory (docker '
+        'run --shm-size=8g)')
 PATIENCE = 600     # seconds for one batch; `train_dataloader.timeout` sets another number
 
 
@@ -46,7 +46,7 @@ class _Waiting:
     """A loader's iterator, in whose wait for a batch a run may be stopped."""
 
     def __init__(self, inner, loader: DataLoader):
-        self._inner, self._workers, self._timeout = inner, loader.num_workers, loader.timeout
+        self._inner, self._number, self._timeout = inner, loader.num_workers, loader.timeout
 
     def __iter__(self):
         return self
@@ -67,10 +67,9 @@ class _Waiting:
             if 'timed out after' not in str(error):
                 raise
             raise Stalled(
-                f'no batch came for {self._timeout:g} s from the {self._workers} workers that load data. '
+                f'no batch came for {self._timeout:g} s from the {self._number} workers that load data. '
                 'Either one hangs (a file on a disk that does not answer), or their batches do not fit into '
-                f'shared memory: {shared_memory()}. Lower num_workers or batch_size of the data loader, give '
-                'the container more (docker run --shm-size=8g), or, where reading is that slow, set '
+                f'shared memory: {shared_memory()}. {ROOM}; where reading is that slow, set '
                 'train_dataloader.timeout=SECONDS') from error
 
 
@@ -89,13 +88,14 @@ class _Worker:
 
     def __call__(self, number: int) -> None:
         leave_it_to_the_parent()
-        # Python would print this, drop the batch, and let the main process wait for it for ever
-        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_batch_lost)
+        multiprocessing.queues.Queue._on_queue_feeder_error = _batch_lost
         if self.then is not None:
             self.then(number)
 
 
-def _batch_lost(error: BaseException, batch) -> None:
-    traceback.print_exception(error)
-    print(f'a batch could not be handed over; {shared_memory()}', file=sys.stderr, flush=True)
-    os._exit(1)
+def _batch_lost(queue: multiprocessing.queues.Queue, error: BaseException, item: tuple) -> None:
+    """Hand the reason over in place of a batch that cannot be. Python would print it, drop the batch, and let
+    the main process wait for that for ever."""
+    reason = Stalled(f'a batch could not be handed to the main process ({type(error).__name__}: {error}); it '
+                     f'goes through shared memory: {shared_memory()}. {ROOM}')
+    queue.put((item[0], ExceptionWrapper((Stalled, reason, error.__traceback__), 'in a data worker')))

@@ -8,7 +8,11 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+import hgd_det.engine.hooks
+import hgd_det.engine.progress
+import hgd_det.engine.signals  # noqa: F401  what the stub names
 from hgd_det.engine.guard import guard_mmengine
+from hgd_det.engine.loading import patient
 
 _names = itertools.count()
 
@@ -29,12 +33,13 @@ class Model(BaseModel):
         return {'loss': self.layer(inputs).square().mean()}
 
 
-def make_runner(work_dir, model=None, iters=6, checkpoint=None, **kwargs):
+def make_runner(work_dir, model=None, iters=6, checkpoint=None, kind=Runner, data=None, **kwargs):
     guard_mmengine()
-    data = [(torch.rand(2),) for _ in range(8)]
+    if data is None:
+        data = DataLoader([(torch.rand(2),) for _ in range(8)], 2)
     by_epoch = (checkpoint or {}).get('by_epoch', False)
-    return Runner(
-        model or Model(), str(work_dir), train_dataloader=DataLoader(data, 2),
+    return kind(
+        model or Model(), str(work_dir), train_dataloader=patient(data),
         train_cfg=dict(by_epoch=True, max_epochs=iters) if by_epoch
         else dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
