@@ -65,7 +65,7 @@ def configure(args: argparse.Namespace, trains: bool = True):
     """The config that `add_config` and `add_run` describe. What does not train has a folder of its own, never
     the one where the config is trained."""
     from hgd_det.checkpoint import trust_checkpoints
-    from hgd_det.engine.runner import default_work_dir, load_config
+    from hgd_det.engine.runner import TESTS, default_work_dir, load_config
     from hgd_det.paths import find_config
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # old launchers give it as argument
@@ -75,5 +75,5 @@ def configure(args: argparse.Namespace, trains: bool = True):
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not trains:
-        cfg.work_dir = str(default_work_dir(find_config(args.config), 'work_dirs/test'))
+        cfg.work_dir = str(default_work_dir(find_config(args.config), TESTS))
     return cfg

@@ -114,9 +114,12 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f'{folder.name}.{max(map(int, filter(str.isdigit, ends)), default=0) + 1}')
 
 
+def is_a_trainings(folder: str | Path) -> bool:
+    return bool(saved(folder)) or Path(folder, 'last_checkpoint').exists()
+
+
 def not_a_trainings(folder: str | Path) -> None:
     """Refuse to write what is no training into the folder of one."""
-    folder = Path(folder)
-    if saved(folder) or (folder / 'last_checkpoint').exists():
+    if is_a_trainings(folder):
         raise UserError(f'{folder} is the folder of a training, into which nothing else writes: its config '
                         'and its log would no longer be those of the training. Give another --work-dir')

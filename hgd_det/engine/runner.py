@@ -37,6 +37,8 @@ READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg
 LAUNCHERS = {'pytorch': ('torchrun', 'RANK'), 'slurm': ('srun', 'SLURM_PROCID'),
              'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK')}
 
+TESTS = 'work_dirs/test'     # below it, what is tested logs; a training's folder is its own
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3    # glibc's malloc.h
 
 

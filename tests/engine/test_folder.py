@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from hgd_det.cli.main import main
+from hgd_det.cli.test import evaluate
 from hgd_det.engine import folder as folders
 from hgd_det.engine.folder import one_writer
+from hgd_det.engine.runner import load_config
 from hgd_det.errors import UserError
 
 HOLD = '''
@@ -123,6 +125,7 @@ def test_what_is_tested_writes_nothing_where_it_was_trained(config, finished, tm
     finished.rename(home)
     before = content(home)
     assert main(['test', str(config), str(home / 'iter_4.pth')]) == 0
+    evaluate(load_config(config, ['experiment_name=python']), str(home / 'iter_4.pth'))
     assert content(home) == before
     assert {path.name for path in Path('work_dirs').iterdir()} == {config.stem, 'test'}
     assert list(Path('work_dirs/test', config.stem).glob(f'{config.stem}.py'))
