@@ -241,6 +241,11 @@ def newest(folder: str | os.PathLike) -> tuple[Path | None, dict, list[str]]:
             closed.add(kind)
         if best is None or _iterations(content) > _iterations(best[1]):
             best = path, content
+    if best is None and not skipped:
+        with contextlib.suppress(OSError, ValueError):
+            last = Path((Path(folder) / 'last_checkpoint').read_text().strip())
+            skipped.append(f'{folder} has no checkpoint of its own; its last_checkpoint names {last}, and is '
+                           'not followed out of the folder: give that file itself')
     return (*best, skipped) if best else (None, {}, skipped)
 
 

@@ -45,7 +45,8 @@ def train(cfg: Config, resume: str | None = None, anew: bool = False) -> None:
         content = go_on(cfg, resume) if resume else None
         if content is not None and (told := finished(cfg, content)):
             print(f'{cfg.work_dir}: {told}')
-            return
+            if Path(cfg.load_from).parent.resolve() == checkpoint_folder(cfg).resolve():
+                return    # another run's is looked at first: it may not fit the config at all
         if content is None and writes(cfg):
             refuse_a_second(cfg)
         build_runner(cfg).train()
