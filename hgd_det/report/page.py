@@ -12,7 +12,7 @@ from hgd_det.report import sections, seen
 from hgd_det.report.cast import Member, cast
 from hgd_det.report.evidence import Evidence, gather
 from hgd_det.report.html import Section
-from hgd_det.report.runs import runs_in
+from hgd_det.report.runs import NoTraining, runs_in
 from hgd_det.report.style import STYLE
 
 
@@ -29,7 +29,15 @@ def write_report(folders: Sequence[str | Path], out: str | Path, *, images: int 
         bench: JSON of `hgd-det bench` to take latencies from, instead of timing.
         say: Is told what happens.
     """
-    runs = [run for folder in folders for run in runs_in(folder)]
+    runs, refused = [], []
+    for folder in folders:
+        try:
+            runs += runs_in(folder)
+        except NoTraining as error:
+            refused.append(error)
+            say(f'left out: {error}')
+    if refused and not runs:
+        raise refused[0]
     _check(runs)
     members = cast(runs)
     evidence = gather(members, images=images, score=score, bench=bench, say=say) if models else Evidence(
