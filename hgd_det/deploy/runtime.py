@@ -103,12 +103,11 @@ class TorchModel(Model):
     def _pipeline_of(self, image: np.ndarray) -> dict:
         if self._pipeline is None:
             from mmcv.transforms import Compose
-            from mmengine.registry import DefaultScope
 
-            from hgd_det.deploy.student import test_pipeline
+            from hgd_det.deploy.student import building, test_pipeline
             steps = [dict(step) for step in test_pipeline(self.student.config)
                      if not step['type'].startswith(('Load', 'RobustLoad'))]
-            with DefaultScope.overwrite_default_scope('mmdet'):
+            with building(self.student.config):
                 self._pipeline = Compose(steps)
         return self._pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_id=0, img_path='',
                                    img_shape=image.shape[:2], ori_shape=image.shape[:2]))

@@ -25,10 +25,14 @@ def guard_mmengine() -> None:
     """From here on every checkpoint that mmengine reads in this process goes through our `load`."""
 
     def load_from_local(filename, map_location=None):
-        return load(filename, map_location=map_location)
+        content = load(filename, map_location=map_location)
+        if isinstance(meta := content.get('meta'), dict):
+            # `Runner.resume` runs it as a config, to compare how many GPUs there were
+            meta.pop('config', None)
+        return content
 
     def load_from_http(filename, map_location=None, model_dir=None, progress=True):
-        return load(download(filename, model_dir, progress), map_location=map_location)
+        return load_from_local(download(filename, model_dir, progress), map_location)
 
     def load_from_openmmlab(filename, map_location=None):
         name = re.sub(r'^open-?mmlab://', '', filename)
