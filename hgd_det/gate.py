@@ -13,7 +13,7 @@ import contextvars
 import keyword
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from mmengine.config import Config
@@ -54,7 +54,7 @@ REFUSED = {
 # Settings that name a place to write to, or a file that is unpickled; they must be empty
 EMPTY = {'outfile_prefix', 'out_file_path', 'outfile_path', 'collect_dir', 'out_dir', 'work_dir', 'save_dir',
          'test_out_dir', 'json_trace_path', 'proposal_file'}
-BACKENDS = ('disk', 'local', 'cv2', 'pillow', 'turbojpeg', 'tifffile', None)
+BACKENDS = ('disk', 'local', 'cv2', 'pillow', 'turbojpeg', 'tifffile', 'nccl', 'gloo', None)
 WEIGHTS = ('checkpoint', 'pretrained', 'teacher_ckpt')
 # Files that are programs to who reads them by their name: Python, pickles, YAML with mmengine's loader
 PROGRAMS = re.compile(r'\.(py|pyc|pkl|pickle|ya?ml|so|pth|pt|bin|npy|npz)\s*$', re.IGNORECASE)
@@ -126,6 +126,10 @@ class _Part:
     def __init__(self, registries: Iterable[str]):
         self.registries, self.left = tuple(registries), VALUES
 
+    @cached_property
+    def known(self) -> set[str]:
+        return names(*self.registries) - REFUSED
+
     def passed(self, value, where: str, depth: int = 0, key: str = '', parent: str = ''):
         """A copy of the value, which stands under `key`, and that under `parent`."""
         self.left -= 1
@@ -170,7 +174,7 @@ class _Part:
         elif key == 'roi_layer':
             known = ROI
         else:
-            known = names('TERMS') if parent == 'terms' else names(*self.registries) - REFUSED
+            known = names('TERMS') if parent == 'terms' else self.known
         if type(name) is not str or name not in known:
             raise _Foreign(where, f'{name!r:.80}, which is not the plain name of something registered '
                                   'for this part of a config that is no more than data')
@@ -205,6 +209,11 @@ def _ours(config: str) -> str | None:
 
 def names(*registries: str) -> set[str]:
     """What is registered under these names of registries: mmengine's, mmdet's, ours. No file decides it."""
+    return {name for registry in _registries(registries) for name in registry.module_dict}
+
+
+@cache
+def _registries(names: tuple[str, ...]) -> list:
     from mmdet import registry as lower
     from mmengine import registry as upper
 
@@ -215,12 +224,11 @@ def names(*registries: str) -> set[str]:
     import hgd_det.registered  # noqa: F401
     from hgd_det.distill.registry import TERMS
 
-    found = [getattr(module, name) for name in registries for module in (upper, lower)
-             if hasattr(module, name)]
+    found = [getattr(module, name) for name in names for module in (upper, lower) if hasattr(module, name)]
+    found += [TERMS] * ('TERMS' in names)
     for registry in found:
         registry.import_from_location()
-    found += [TERMS] * ('TERMS' in registries)
-    return {name for registry in found for name in registry.module_dict}
+    return found
 
 
 # ---------------------------------------------------------------------------------- while it is built
