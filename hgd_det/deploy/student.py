@@ -19,6 +19,7 @@ from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
 from hgd_det.gate import PARTS, admit, sealed
+from hgd_det.outputs import named_files
 from hgd_det.weights import class_names, load_into, peer_state_dict, student_state_dict
 
 
@@ -36,6 +37,7 @@ class Student:
     path: Path
     meta: Mapping = field(default_factory=dict)
     taught: Mapping = field(default_factory=dict)
+    reads: tuple[Path, ...] = ()    # the checkpoint, the config, and the files that this names: never outputs
 
 
 def load_student(checkpoint: str | Path, config: str | Path | None = None,
@@ -56,6 +58,7 @@ def load_student(checkpoint: str | Path, config: str | Path | None = None,
         change(cfg, options, checkpoint)
     need_model(cfg)
     taught = _taught(cfg)
+    reads = tuple(named_files([str(checkpoint), str(config or ''), cfg.to_dict()]))
     if peer is None:
         cfg, weights = plain(cfg), student_state_dict(content)
     else:
@@ -67,7 +70,7 @@ def load_student(checkpoint: str | Path, config: str | Path | None = None,
     load_into(detector, weights, what=f'checkpoint {checkpoint}')
     classes = _classes(cfg, meta, detector)
     detector.dataset_meta = dict(classes=classes)
-    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught)
+    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught, reads)
 
 
 @contextlib.contextmanager
