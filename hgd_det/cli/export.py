@@ -82,7 +82,10 @@ def _verify(args, student, done) -> bool:
     done.facts['verified'] = table(rows, own, markdown=True)
     deploy.write_card(done)
     for row in rows:
-        if not row.holds:
+        if row.broken:
+            print(f'{row.name} or the checkpoint puts out values that are not finite on {row.broken} of '
+                  f'{row.images} images', file=sys.stderr)
+        elif not row.holds:
             print(f'{row.name} is not the same network as the checkpoint: see the table',
                   file=sys.stderr)
     return all(row.holds for row in rows)

@@ -19,6 +19,7 @@ from mmengine.runner import checkpoint as mm
 
 from hgd_det.checkpoint import load
 from hgd_det.errors import UserError
+from hgd_det.weights import refuse_not_finite
 
 
 def guard_mmengine() -> None:
@@ -29,6 +30,8 @@ def guard_mmengine() -> None:
         if isinstance(meta := content.get('meta'), dict):
             # `Runner.resume` runs it as a config, to compare how many GPUs there were
             meta.pop('config', None)
+        weights = content.get('state_dict')
+        refuse_not_finite(weights if isinstance(weights, dict) else content, f'checkpoint {filename}')
         return content
 
     def load_from_http(filename, map_location=None, model_dir=None, progress=True):

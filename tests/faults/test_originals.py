@@ -44,8 +44,8 @@ def given(sound, tmp_path):
         shutil.copy(path, folder / f'{name}{path.suffix}')
     shutil.copy(sound.image, folder / 'a' / 'photo.jpg')
     shutil.copytree(sound.run, tmp_path / 'run', ignore=shutil.ignore_patterns('*.onnx'))
-    return dict(model=folder / 'model.pth', photo=folder / 'photo.jpg', photos=folder, onnx=folder / 'onnx.onnx',
-                run=tmp_path / 'run', work=tmp_path / 'work',
+    return dict(model=folder / 'model.pth', photo=folder / 'photo.jpg', photos=folder,
+                onnx=folder / 'onnx.onnx', run=tmp_path / 'run', work=tmp_path / 'work',
                 config=sound.config, distill=sound.distill)
 
 
