@@ -37,10 +37,12 @@ def would_overwrite(out: str | Path, inputs: Iterable[str | Path] = (), *, force
     place = Path(os.path.realpath(out))
     for given in map(Path, inputs):
         if _same(out, given):
-            return f'{out} is {_also(out, given)}, which this command reads; give another place to write to'
+            return f'writing {out} would overwrite {given}, which this command reads; give another place'
     if folder := training_of(place):
         return (f'{out} would lie among the files of the training in {folder}, where only training '
                 'writes; give another place, a folder of its own for instance')
+    if place.is_dir():
+        return f'{out} is a folder, and a file would be written there; give another place'
     if os.path.lexists(out) and not force:
         return f'{out} exists already; give another place, or --force to write over it'
     return None
@@ -119,7 +121,3 @@ def _same(one: Path, other: Path) -> bool:
         return os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
-
-
-def _also(out: Path, given: Path) -> str:
-    return 'a file' if str(out) == str(given) else f'the same file as {given}'

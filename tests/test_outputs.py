@@ -74,6 +74,10 @@ def test_a_link_that_leads_nowhere_is_there(tmp_path):
     assert '--force' in would_overwrite(tmp_path / 'loop', [tmp_path / 'loop'])
 
 
+def test_a_folder_is_no_place_for_a_file(tmp_path):
+    assert 'is a folder' in would_overwrite(tmp_path, force=True)
+
+
 def test_new_places_may_be_written(tmp_path):
     assert would_overwrite(tmp_path / 'new' / 'deep' / 'x.json', [tmp_path / 'other']) is None
 
