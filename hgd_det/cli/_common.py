@@ -36,6 +36,12 @@ def folder(text: str) -> str:
     return text
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--force', action='store_true',
+                        help='write over what exists; never over what the command reads, nor over the files '
+                             'of a training')
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', metavar='CONFIG',
                         help='path of a config; relative paths count from the working folder, then '

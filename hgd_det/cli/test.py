@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hgd_det.cli._common import add_config, add_run, at_least, configure, folder, json_file
+from hgd_det.cli._common import add_config, add_force, add_run, at_least, configure, folder, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='OUT', type=json_file,
                         help='also write the figures, unrounded, with the versions and the sha256 '
                              'of the checkpoint')
+    add_force(parser)
     parser.add_argument('--batch-size', type=at_least(1), metavar='N',
                         help='images per step (the figures do not depend on it)')
     parser.add_argument('--show-dir', metavar='DIR', type=folder,
@@ -31,10 +32,14 @@ def run(args: argparse.Namespace) -> int:
 
     from hgd_det.engine.folder import not_a_trainings
     from hgd_det.engine.runner import orderly_end
+    from hgd_det.outputs import keep_originals, named_files
 
     if args.work_dir:
         not_a_trainings(args.work_dir)
     cfg = configure(args, trains=False)
+    if args.json:
+        keep_originals([args.json], named_files([str(args.config), args.checkpoint, cfg.to_dict()]),
+                       force=args.force)
     if args.batch_size:
         cfg.test_dataloader.batch_size = args.batch_size
     if args.show_dir:

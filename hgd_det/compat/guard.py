@@ -20,16 +20,20 @@ from mmengine.runner import checkpoint as mm
 
 from hgd_det.checkpoint import load
 from hgd_det.errors import UserError
+from hgd_det.weights import refuse_not_finite
 
 
 def guard_mmengine() -> None:
     """From here on every checkpoint that mmengine reads in this process goes through our `load`."""
 
     def load_from_local(filename, map_location=None):
-        return _without_programs(load(filename, map_location=map_location))
+        content = _without_programs(load(filename, map_location=map_location))
+        weights = content.get('state_dict')
+        refuse_not_finite(weights if isinstance(weights, dict) else content, f'checkpoint {filename}')
+        return content
 
     def load_from_http(filename, map_location=None, model_dir=None, progress=True):
-        return _without_programs(load(download(filename, model_dir, progress), map_location=map_location))
+        return load_from_local(download(filename, model_dir, progress), map_location)
 
     def load_from_openmmlab(filename, map_location=None):
         name = re.sub(r'^open-?mmlab://', '', filename)

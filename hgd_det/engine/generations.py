@@ -27,6 +27,7 @@ from hgd_det.engine.folder import checkpoint_folder, one_writer, refuse_a_second
 from hgd_det.engine.resume import finished, go_on, settings
 from hgd_det.engine.runner import build_runner, plain
 from hgd_det.errors import UserError
+from hgd_det.paths import unsafe
 
 RECORD = 'generation.json'
 
@@ -161,7 +162,11 @@ def _teacher(one: Config) -> dict:
     """Arguments of `Teacher` for who learns from this finished generation."""
     folder = Path(one.work_dir)
     record = _read(folder)
-    return _as_teacher(one) | dict(checkpoint=str(folder / record['checkpoint']), sha256=record['sha256'])
+    kept, saver = record['checkpoint'], (one.get('default_hooks') or {}).get('checkpoint') or {}
+    if not isinstance(kept, str) or unsafe(kept) and not saver.get('out_dir'):
+        raise UserError(f'{folder / RECORD} names a checkpoint outside of its folder, {kept!r}; remove '
+                        f'{folder} to train this generation anew')
+    return _as_teacher(one) | dict(checkpoint=str(folder / kept), sha256=record['sha256'])
 
 
 def _as_teacher(one: Config) -> dict:

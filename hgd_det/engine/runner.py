@@ -154,7 +154,7 @@ def plain(cfg: Config) -> Config:
             student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
         cfg.model = student
         cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                            if hook.get('type') != 'DistillHook']
+                            if not (isinstance(hook, Mapping) and hook.get('type') == 'DistillHook')]
     return cfg
 
 
