@@ -7,23 +7,34 @@ is understood: assignments of literals, tuples, lists, and dicts, the latter als
 from __future__ import annotations
 
 import ast
+import warnings
 
 from hgd_det.errors import UserError
+
+LONGEST = 4_000_000    # letters of a config; real ones have thousands
 
 
 def read(text: str) -> dict:
     """``'a = 1\\nb = dict(c=[2])'`` as ``{'a': 1, 'b': {'c': [2]}}``."""
+    if len(text) > LONGEST:
+        raise UserError(f'the config inside the checkpoint has {len(text):,} letters; none has more than '
+                        f'{LONGEST:,}')
     try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')    # of escapes in strings
+            body = ast.parse(text).body
+        values = {}
+        for statement in body:
+            if not (isinstance(statement, ast.Assign) and len(statement.targets) == 1
+                    and isinstance(statement.targets[0], ast.Name)):
+                raise _refusal(statement)
+            values[statement.targets[0].id] = _value(statement.value)
+        return values
+    except UserError:
+        raise
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        # TypeError: a list as a key, say
         raise UserError(f'the config inside the checkpoint cannot be parsed: {error}') from None
-    values = {}
-    for statement in body:
-        if not (isinstance(statement, ast.Assign) and len(statement.targets) == 1
-                and isinstance(statement.targets[0], ast.Name)):
-            raise _refusal(statement)
-        values[statement.targets[0].id] = _value(statement.value)
-    return values
 
 
 def _value(node: ast.expr):
@@ -50,5 +61,6 @@ def _value(node: ast.expr):
 
 
 def _refusal(node: ast.AST) -> UserError:
+    text = ast.unparse(node) if len(list(ast.walk(node))) < 1000 else type(node).__name__
     return UserError(f'the config inside the checkpoint holds more than plain values '
-                     f'({ast.unparse(node)[:80]!r}); it was not run. Give the config file beside it')
+                     f'({text[:80]!r}); it was not run. Give the config file beside it')

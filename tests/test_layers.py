@@ -17,8 +17,8 @@ MAY = {
     'benchmarks': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'benchmarks'},
     'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'cli'},
 }
-LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS', 'registered', 'safe_types',
-          'literal'}
+LEAVES = {'errors', 'paths', 'checkpoint', 'weights', 'outputs', 'gate', 'literal', '__version__',
+          'MAX_PIXELS', 'registered', 'safe_types'}
 
 
 def imported(path: Path) -> set[str]:

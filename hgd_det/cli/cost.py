@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+from hgd_det.cli._common import add_force
+
 COLUMNS = ('config', 'step_ms', 'step_ratio', 'memory_mb', 'memory_ratio', 'phases', 'batch', 'repeat',
            'threads', 'load', 'commit', 'device', 'torch', 'mmdet', 'python')
 
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--csv', metavar='OUT', help='also write the rows, as in results/cost.csv')
     parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', action='extend', default=[],
                         help='change every config, as in train_dataloader.batch_size=8')
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from hgd_det.engine.generations import each
     from hgd_det.engine.runner import load_config
     from hgd_det.errors import UserError
+    from hgd_det.outputs import keep_originals, named_files
     from hgd_det.report.results import as_csv
 
     for name, value in (('--repeat', args.repeat), ('--threads', args.threads)):
@@ -48,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
     with contextlib.redirect_stdout(sys.stderr):    # what libraries say is no part of the table
         configs = {path: load_config(path, args.cfg_options) for path in (args.reference, *args.configs)}
+        if args.csv:
+            read = [list(configs), [cfg.to_dict() for cfg in configs.values()]]
+            keep_originals([args.csv], named_files(read), force=args.force)
         for path in [path for path, cfg in configs.items() if not cfg.get('train_dataloader')]:
             say(f'left out: {path}, which trains nothing')
             del configs[path]

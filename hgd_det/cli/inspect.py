@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_config, json_file
+from hgd_det.cli._common import add_config, add_force, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument('--json', metavar='OUT', nargs='?', const='-', type=json_file,
                         help='as JSON, to this file or, without a name, instead of the text')
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,9 +21,13 @@ def run(args: argparse.Namespace) -> int:
 
     from hgd_det.checkpoint import atomic_write
     from hgd_det.engine.runner import load_config
+    from hgd_det.outputs import keep_originals, named_files
 
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say must not get into the JSON
-        facts = {'config': str(args.config), **describe(load_config(args.config, args.cfg_options))}
+        cfg = load_config(args.config, args.cfg_options)
+        if args.json not in (None, '-'):
+            keep_originals([args.json], named_files([str(args.config), cfg.to_dict()]), force=args.force)
+        facts = {'config': str(args.config), **describe(cfg)}
     text = json.dumps(facts, indent=2, default=str)
     if args.json == '-':
         print(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -19,16 +20,20 @@ from mmengine.runner import checkpoint as mm
 
 from hgd_det.checkpoint import load
 from hgd_det.errors import UserError
+from hgd_det.weights import refuse_not_finite
 
 
 def guard_mmengine() -> None:
     """From here on every checkpoint that mmengine reads in this process goes through our `load`."""
 
     def load_from_local(filename, map_location=None):
-        return load(filename, map_location=map_location)
+        content = _without_programs(load(filename, map_location=map_location))
+        weights = content.get('state_dict')
+        refuse_not_finite(weights if isinstance(weights, dict) else content, f'checkpoint {filename}')
+        return content
 
     def load_from_http(filename, map_location=None, model_dir=None, progress=True):
-        return load(download(filename, model_dir, progress), map_location=map_location)
+        return load_from_local(download(filename, model_dir, progress), map_location)
 
     def load_from_openmmlab(filename, map_location=None):
         name = re.sub(r'^open-?mmlab://', '', filename)
@@ -52,6 +57,14 @@ def guard_mmengine() -> None:
     }.items():
         mm.CheckpointLoader.register_scheme(prefixes, loader, force=True)
     mm.load_from_http = load_from_http  # torchvision:// and mmcls:// look addresses up and end here
+
+
+def _without_programs(content: dict) -> dict:
+    """mmengine's resume runs the text under meta.config, an old name of meta.cfg, as a config file."""
+    meta = content.get('meta')
+    if isinstance(meta, Mapping) and 'config' in meta:
+        content = {**content, 'meta': {key: value for key, value in meta.items() if key != 'config'}}
+    return content
 
 
 def download(address: str, folder: str | None = None, progress: bool = True) -> Path:

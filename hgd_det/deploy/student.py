@@ -1,7 +1,8 @@
 """The detector inside a checkpoint, ready to run: no teacher, no adapters, nothing to train."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from hgd_det.distill.teacher import as_pair
 from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
+from hgd_det.gate import PARTS, admit, sealed
+from hgd_det.outputs import named_files
 from hgd_det.weights import class_names, load_into, peer_state_dict, student_state_dict
 
 
@@ -35,13 +38,15 @@ class Student:
     path: Path
     meta: Mapping = field(default_factory=dict)
     taught: Mapping = field(default_factory=dict)
+    reads: tuple[Path, ...] = ()    # the checkpoint, the config, and the files that this names: never outputs
 
 
 def load_student(checkpoint: str | Path, config: str | Path | None = None,
                  options: Sequence[str] = (), peer: str | None = None) -> Student:
     """The student of a checkpoint of any kind: of plain training, of a distillation, exported.
 
-    Without `config` the one inside the checkpoint is read, as plain values: nothing in it is executed.
+    Without `config` the one inside the checkpoint is read: it is data, and passes the gate before anything
+    is built from it.
     A checkpoint of another config is refused with the keys that differ. `peer` names a term that trained
     a detector of its own beside the student (DML): that one is taken instead.
     """
@@ -54,35 +59,42 @@ def load_student(checkpoint: str | Path, config: str | Path | None = None,
         change(cfg, options, checkpoint)
     need_model(cfg)
     taught = _taught(cfg)
+    reads = tuple(named_files([str(checkpoint), str(config or ''), cfg.to_dict()]))
     if peer is None:
         cfg, weights = plain(cfg), student_state_dict(content)
     else:
         weights = peer_state_dict(content, peer)
         cfg, taught['peer'] = _with_peer(cfg, peer, inside=config is None), peer
+    if config is None:
+        cfg = admit(cfg.to_dict(), checkpoint)
     detector = build(cfg)
     load_into(detector, weights, what=f'checkpoint {checkpoint}')
     classes = _classes(cfg, meta, detector)
     detector.dataset_meta = dict(classes=classes)
-    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught)
+    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught, reads)
+
+
+@contextlib.contextmanager
+def building(cfg: Config) -> Iterator[None]:
+    """Where something is built from a config: mistakes in it are the user's; one out of a file is sealed."""
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet')
+    with scope, user_errors(), sealed(cfg):
+        yield
 
 
 def build(cfg: Config) -> nn.Module:
     """The detector of a plain config, in evaluation mode; no pretrained weights are sought."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+    with building(cfg):
         return MODELS.build(cfg.model).eval()
 
 
 def _config_inside(meta: Mapping, checkpoint) -> Config:
+    """The config as it was dumped: data still, of which nothing may be built before it passed the gate."""
     text = meta.get('cfg')
     if not isinstance(text, str) or not text.strip():
         raise UserError(f'{checkpoint} does not say which config it was trained with; give it: '
                         '--config CONFIG')
-    values = literal.read(text)
-    values.pop('custom_imports', None)  # a file does not choose what is imported
-    if not isinstance(values.get('model'), dict):
-        raise UserError(f'the config inside {checkpoint} has no model; give the config: '
-                        '--config CONFIG')
-    return Config(values)
+    return Config({key: value for key, value in literal.read(text).items() if key in PARTS})
 
 
 def _with_peer(cfg: Config, name: str, inside: bool) -> Config:
@@ -138,7 +150,7 @@ def test_set(cfg: Config) -> Mapping:
 
 def build_test_set(cfg: Config):
     """The test data set itself, wrapped as the config has it."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+    with building(cfg):
         return DATASETS.build(cfg.test_dataloader.dataset)
 
 

@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from hgd_det import checkpoint as checkpoints
 from hgd_det import literal
 from hgd_det.errors import UserError
+from hgd_det.gate import PARTS, admit
 from hgd_det.paths import CONFIGS, read_config
 
 WEIGHTS = ('.pth', '.pt', '.safetensors')
@@ -80,14 +81,16 @@ def newest(folder: str) -> str:
 
 
 def config_of_file(path: str) -> Config:
-    """The config that a checkpoint was trained with, as plain values: nothing in it is executed."""
+    """The config that a checkpoint was trained with, of a distillation its student's; through the gate."""
     text = checkpoints.meta_of(checkpoints.load(path), path).get('cfg')
     if not isinstance(text, str) or not text.strip():
         raise UserError(f'{path} does not say which config it was trained with; name that too: '
                         f'dict(model=CONFIG, checkpoint={path!r})')
-    values = literal.read(text)
-    values.pop('custom_imports', None)    # a file does not choose what is imported
-    return Config(values)
+    values = {part: value for part, value in literal.read(text).items() if part in PARTS}
+    model = values.get('model')
+    if isinstance(model, Mapping) and model.get('type') == 'Distiller':
+        values['model'] = model.get('student')
+    return admit(values, path)
 
 
 def _ends_in(model, endings: tuple[str, ...]) -> bool:

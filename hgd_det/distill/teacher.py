@@ -29,6 +29,7 @@ from hgd_det.distill.sources import newest, resolve
 from hgd_det.distill.taps import Taps
 from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
+from hgd_det.gate import sealed
 
 UNTRAINED = 'untrained'
 
@@ -67,7 +68,8 @@ class Teacher:
         self.classes: tuple[str, ...] | None = names_in(self.config)
         self.digest: str | None = None
         self.loaded = False
-        self.detector: nn.Module = MODELS.build(source.model.copy())
+        with sealed(self.config):
+            self.detector: nn.Module = MODELS.build(source.model.copy())
         self.detector.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo) -> Teacher:

@@ -20,6 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hgd_det.engine.distill_hook import show_teachers
+from hgd_det.engine.loading import Stalled, patient
+from hgd_det.engine.signals import Interrupted, StopHook
 from hgd_det.errors import RunError, UserError
 
 
@@ -135,5 +137,20 @@ class ReplayRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader = patient(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
         return loader if seed is None else install(loader, seed)
+
+    def train(self) -> nn.Module:
+        try:
+            return super().train()
+        except Interrupted as stop:
+            for hook in self._stoppers():
+                hook.save_and_stop(self, stop.number)
+            raise
+        except Stalled:
+            for hook in self._stoppers():
+                hook.save(self)
+            raise
+
+    def _stoppers(self) -> list[StopHook]:
+        return [hook for hook in self.hooks if isinstance(hook, StopHook)]

@@ -37,6 +37,8 @@ READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg
 LAUNCHERS = {'pytorch': ('torchrun', 'RANK'), 'slurm': ('srun', 'SLURM_PROCID'),
              'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK')}
 
+TESTS = 'work_dirs/test'     # below it, what is tested logs; a training's folder is its own
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3    # glibc's malloc.h
 
 
@@ -70,14 +72,14 @@ def _check_names(cfg: Config, path: Path) -> None:
                             'variable of your own another name)')
 
 
-def default_work_dir(config: Path) -> Path:
+def default_work_dir(config: Path, root: str = 'work_dirs') -> Path:
     """`configs/hgd/ssd_half_voc.py` works in `work_dirs/hgd/ssd_half_voc`: many share a last name."""
     parts = config.with_suffix('').parts
     if 'configs' in parts:
         parts = parts[len(parts) - parts[::-1].index('configs'):]
     else:
         parts = parts[-1:]
-    return Path('work_dirs', *parts)
+    return Path(root, *parts)
 
 
 def parse_options(options: Sequence[str] | Mapping | None) -> dict:
@@ -152,7 +154,7 @@ def plain(cfg: Config) -> Config:
             student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
         cfg.model = student
         cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                            if hook.get('type') != 'DistillHook']
+                            if not (isinstance(hook, Mapping) and hook.get('type') == 'DistillHook')]
     return cfg
 
 
@@ -162,7 +164,9 @@ def build_runner(cfg: Config) -> Runner:
     import hgd_det.engine.health
     import hgd_det.engine.hooks
     import hgd_det.engine.identity
+    import hgd_det.engine.log_processor
     import hgd_det.engine.progress
+    import hgd_det.engine.resume
     import hgd_det.registered  # noqa: F401
 
     check_config(cfg)
@@ -178,7 +182,11 @@ def build_runner(cfg: Config) -> Runner:
     own = cfg.get('custom_hooks') or []
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
     cfg.custom_hooks = [*own, *watch, dict(type='ClassesHook'), dict(type='DataIdentityHook'),
-                        dict(type='EqualStepsHook'), dict(type='StopHook'), dict(type='ProgressHook')]
+                        dict(type='EqualStepsHook'), dict(type='ResumeHook'), dict(type='StopHook'),
+                        dict(type='ProgressHook')]
+    logs = dict(cfg.get('log_processor') or {})
+    if logs.get('type', 'LogProcessor') == 'LogProcessor':
+        cfg.log_processor = {**logs, 'type': 'DistillLogProcessor'}
     _forget_visualizers()
     if get_device() == 'cpu':
         keep_freed_memory()

@@ -21,7 +21,7 @@ from hgd_det.report.results import Key, software, write_classes
 from hgd_det.report.runs import Run, class_aps, mean_ap, read_run
 
 RECORD = 'cell.json'
-TEST = 'test.json'
+TEST = 'test/test.json'    # in a folder of its own: only training writes beside a training's files
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Demo:
             from hgd_det.deploy.student import load_student
 
             student = load_student(self.checkpoint('hgd'))
-            export(student, self.folder / 'export', ('pth', 'onnx'), with_nms=True)
+            export(student, self.folder / 'export', ('pth', 'onnx'), with_nms=True, force=True)
 
     def time(self, bar: Bar) -> None:
         with quiet():
@@ -176,7 +176,7 @@ class Demo:
         with quiet():
             from hgd_det.report.page import write_report
 
-            write_report([self.folder / name for name in RUNS], self.report, bench=self.bench,
+            write_report([self.folder / name for name in RUNS], self.report, bench=self.bench, force=True,
                          title=f'Demo: shapes, {self.settings.steps} steps, seed {self.settings.seed}')
 
     # -------------------------------------------------------------------------------------- the table

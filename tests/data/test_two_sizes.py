@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.dataset import Compose, DefaultSampler, pseudo_collate
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
@@ -51,8 +52,7 @@ class Pictures(Dataset):
 
     def __init__(self, folder, pipeline, count=12):
         self.folder, self.count = folder, count
-        self.pipeline = Compose([dict(step, type='mmdet.' * ('.' not in step['type']) + step['type'])
-                                 for step in copy.deepcopy(list(pipeline))])
+        self.pipeline = Compose([TRANSFORMS.build(step) for step in copy.deepcopy(list(pipeline))])
 
     def __len__(self):
         return self.count

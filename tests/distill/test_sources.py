@@ -58,6 +58,22 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not (tmp_path / 'harm').exists()
 
 
+@pytest.mark.parametrize('change', [
+    dict(type='os.mkdir'), dict(neck=dict(type='canary.Neck')), dict(test_cfg=dict(nms=dict(type='exec')))])
+def test_a_config_out_of_a_file_passes_the_gate(tmp_path, change):
+    cfg = Config(dict(model=dict(tiny_ssd(), **change))).pretty_text
+    torch.save(dict(state_dict={}, meta=dict(cfg=cfg)), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='the config inside .*a.pth was refused: model'):
+        resolve(tmp_path / 'a.pth')
+
+
+def test_of_a_distillations_checkpoint_the_student_is_meant(tmp_path):
+    distilled = dict(type='Distiller', student=tiny_ssd(), teacher=dict(model='their/own.py'), terms={})
+    meta = dict(cfg=Config(dict(model=distilled)).pretty_text)
+    torch.save(dict(state_dict={}, meta=meta), tmp_path / 'a.pth')
+    assert resolve(tmp_path / 'a.pth').model == CONFIG.model
+
+
 def test_safetensors_carry_theirs_in_the_header(tmp_path):
     safetensors = pytest.importorskip('safetensors.torch')
     import json

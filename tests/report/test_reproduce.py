@@ -203,9 +203,10 @@ def test_a_run_that_was_killed_before_its_evaluation_is_only_tested(tmp_path):
     assert work.metrics() is None
     command = work.command()
     assert command[1].endswith('test.py') and str(tmp_path / 'iter_500.pth') in command
-    (tmp_path / 'test.json').write_text('{"metrics": {"voc/mAP": 0.7}}')
+    (tmp_path / 'test').mkdir()
+    (tmp_path / 'test/test.json').write_text('{"metrics": {"voc/mAP": 0.7}}')
     assert work.metrics() == {'voc/mAP': 0.7} and work.command() is None
-    (tmp_path / 'test.json').unlink()
+    (tmp_path / 'test/test.json').unlink()
     log.write_text(log.read_text() + '{"voc/mAP": 0.6}\n')
     assert work.metrics()['voc/mAP'] == 0.6
 
