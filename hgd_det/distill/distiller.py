@@ -144,8 +144,9 @@ class Distiller(BaseDetector):
         active = [name for name, factor in factors.items() if factor > 0]
         if not active:
             losses = self.student.loss(batch_inputs, batch_data_samples)
-            return losses | {f'loss_{name}': _touch(term, batch_inputs)
-                             for name, term in self.distill.items()}
+            for name, term in self.distill.items():
+                losses |= _idle(name, term, batch_inputs)
+            return losses
         self.teachers.load()
         lesson, losses = self.lesson(batch_inputs, batch_data_samples, active)
         detection = _total(losses)
@@ -197,9 +198,9 @@ class Distiller(BaseDetector):
 
     def _weighed(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
         """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
-        idle = _touch(term, detection)
         if factor == 0:
-            return {f'loss_{name}': idle}
+            return _idle(name, term, detection)
+        idle = _touch(term, detection)
         values = term(lesson.limited(name, term))
         check_returned(name, term, values)
         counted = {k.removeprefix('loss'): v for k, v in values.items() if 'loss' in k}
@@ -282,6 +283,12 @@ def _total(losses: Mapping) -> Tensor:
             total = total + (sum(v.mean() for v in value) if isinstance(value, (list, tuple))
                              else value.mean())
     return total
+
+
+def _idle(name: str, term: Term, like: Tensor) -> dict:
+    """A term that does not count in this iteration says so: a log line then holds no other phase's value."""
+    nothing = _touch(term, like)
+    return {f'loss_{name}': nothing, f'{name}_raw': nothing.detach(), f'{name}_weight': nothing.detach()}
 
 
 def _touch(term: Term, like: Tensor) -> Tensor:

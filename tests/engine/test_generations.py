@@ -226,3 +226,14 @@ def test_two_processes_walk_the_chain_together(born, tmp_path, free_port):
         assert record['sha256'] == sha256(tmp_path / f'gen{k}/iter_4.pth')
     assert load(tmp_path / 'gen3/iter_4.pth')['meta']['teacher']['sha256'] == \
         sha256(tmp_path / 'gen2/iter_4.pth')
+
+
+@pytest.mark.parametrize('kept', ['/elsewhere/iter_2.pth', '../other/iter_2.pth', None])
+def test_a_record_names_no_checkpoint_outside_of_its_folder(tmp_path, kept):
+    from mmengine.config import Config
+
+    from hgd_det.engine.generations import _teacher
+    from hgd_det.errors import UserError
+    (tmp_path / 'generation.json').write_text(json.dumps(dict(checkpoint=kept, sha256='0')))
+    with pytest.raises(UserError, match='outside of its folder'):
+        _teacher(Config(dict(work_dir=str(tmp_path), model=dict(type='SSD'))))
