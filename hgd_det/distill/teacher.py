@@ -29,7 +29,7 @@ from hgd_det.distill.sources import newest, resolve
 from hgd_det.distill.taps import Taps
 from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
-from hgd_det.gate import sealed
+from hgd_det.gate import Admitted, sealed
 
 UNTRAINED = 'untrained'
 
@@ -68,7 +68,8 @@ class Teacher:
         self.classes: tuple[str, ...] | None = names_in(self.config)
         self.digest: str | None = None
         self.loaded = False
-        with sealed(self.config):
+        # a seal around all of this, as where the whole distillation came in a file, is never lifted
+        with sealed(self.config) if isinstance(self.config, Admitted) else contextlib.nullcontext():
             self.detector: nn.Module = MODELS.build(source.model.copy())
         self.detector.eval().requires_grad_(False)
 

@@ -25,9 +25,9 @@ ENTRANCES = {
     'bench': 'bench bad.pth',
     'features': 'features auto bad.pth {image} --out out',
     'a teacher': 'doctor {distill} --images 1 --cfg-options model.teacher.checkpoint=bad.pth '
-                 'model.teacher.config={config}',
+                 'model.teacher.model={config}',
     'a teacher in training': 'train {distill} --work-dir work --cfg-options model.teacher.checkpoint=bad.pth '
-                             'model.teacher.config={config}',
+                             'model.teacher.model={config}',
     'a peer': 'doctor {distill} --images 1 --cfg-options model.terms.dml.type=DML '
               'model.terms.dml.peer={config} model.terms.dml.checkpoint=bad.pth',
     'where training starts from': 'train {config} --work-dir work --cfg-options load_from=bad.pth',

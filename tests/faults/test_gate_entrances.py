@@ -76,7 +76,7 @@ ATTACKS = {
     'a member in YAML': model(type='Ensemble', members=[dict(config='canary.yaml', checkpoint='x.pth')]),
     'a distiller within': put('model', 'backbone', value=dict(
         type='Distiller', student=dict(type='SingleStageDetector'), terms={},
-        teacher=dict(config='canary.py'))),
+        teacher=dict(model='canary.py'))),
     'a data set': set_of(type='canary.Set'),
     'a data set that is a module': set_of(type='canary'),
     'a data set within': put('test_dataloader', 'dataset', value=dict(
@@ -233,7 +233,7 @@ def folder(here, sound):
         cfg = literal.read(content['meta']['cfg'])
         if distilled:
             cfg['model'] = dict(type='Distiller', student=cfg['model'], input_size=96,
-                                teacher=dict(config=dict(model=cfg['model']), checkpoint='canary.pkl'),
+                                teacher=dict(model=dict(model=cfg['model']), checkpoint='canary.pkl'),
                                 terms=dict(hgd=dict(type='HGD')))
         change(cfg)
         text = written(cfg)
@@ -258,7 +258,7 @@ TEACHERS = {
     'a config that is a program': put('model', 'teacher', value=dict(config='canary.py', checkpoint='x.pth')),
     'a config in the folder itself': put('model', 'teacher', value=dict(config='run/config.py')),
     'a config by its whole path': lambda cfg: cfg['model'].update(
-        teacher=dict(config=str(Path('canary.py').absolute()))),
+        teacher=dict(model=str(Path('canary.py').absolute()))),
     'a detector': put('model', 'teacher', 'config', 'model', value=dict(type='canary.call')),
     'a term': put('model', 'terms', 'hgd', 'type', value='canary.call'),
     'a term that is a detector': put('model', 'terms', 'hgd', 'type', value='Ensemble'),
@@ -298,7 +298,7 @@ WITH_CONFIG = {
     'resume': 'train {config} --resume {file} --work-dir work --no-validate',
     'train from': 'train {config} --work-dir work --no-validate --cfg-options load_from={file}',
     'a teacher': 'doctor {distill} --images 1 --cfg-options model.teacher.checkpoint={file} '
-                 'model.teacher.config={config}',
+                 'model.teacher.model={config}',
     'a peer': 'doctor {distill} --images 1 --cfg-options model.terms.dml.type=DML '
               'model.terms.dml.peer={config} model.terms.dml.checkpoint={file}',
     'a member of an ensemble': 'test ensemble.py --work-dir work',
