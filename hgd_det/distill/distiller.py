@@ -86,7 +86,7 @@ class Distiller(BaseDetector):
             for name, (config, schedule) in wanted.items():
                 term = build_term(name, config)
                 if term.needs_teacher and teacher is None:
-                    raise UserError(f'model.teacher is missing: the term {name!r} ({type(term).__name__}) '
+                    raise UserError(f'model.teacher is missing: the {term.called(name)} '
                                     'needs one, as dict(model=..., checkpoint=...)')
                 term.setup(spec.shown_to(name, term))
                 if schedule.auto:
@@ -259,7 +259,7 @@ class Distiller(BaseDetector):
     def describe(self) -> dict:
         """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
         pairs = pairs_with_shares(self)
-        terms = {name: dict(type=type(term).__name__, needs=sorted(term.needs),
+        terms = {name: dict(type=term.title, needs=sorted(term.needs),
                             schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
                             pairs=pairs[name])
                  for name, term in self.distill.items()}

@@ -38,7 +38,7 @@ def alone(model):
 
 
 def taught(model, names):
-    """``{name: (weighted loss, its gradient on the student)}`` of one step with these terms, in this order."""
+    """``{name: (weighted loss, its gradient on the student)}`` of one step with these terms in this order."""
     model.distill = nn.ModuleDict({name: model.terms[name] for name in names})
     model.schedules = {name: Schedule(weight=2.0) for name in names}
     ready = model.data_preprocessor(make_batch(), True)
@@ -64,7 +64,7 @@ def beside_each_other(model, alone, first, second):
             continue
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), name
         scale = wanted.abs().max().clamp(min=1e-12)
-        assert (gradient - wanted).abs().max() <= 1e-4 * scale, f'{name} learns something else beside the other'
+        assert (gradient - wanted).abs().max() <= 1e-4 * scale, f'{name} learns something else beside another'
 
 
 def test_there_are_terms():
