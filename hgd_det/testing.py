@@ -43,12 +43,14 @@ def make_lesson(student: dict[str, Tensor] | None = None, teacher: dict[str, Ten
                 levels: Sequence[tuple[int, int, int]] | None = None,
                 labels: Tensor | None = None, box_targets: Tensor | None = None,
                 label_weights: Tensor | None = None, num_classes: int | None = None,
+                assigned: Targets | None = None,
                 anchors: Tensor | None = None, images: Tensor | None = None,
                 iteration: int = 0, total: int = 100) -> Lesson:
     """A lesson from tensors.
 
     ``boxes`` is one list of boxes per image; ``*_head`` is ``(cls (B,M,C+1), reg (B,M,R))``;
-    ``labels`` (B,M) are the anchors' target classes, ``box_targets`` (B,M,4) their encoded boxes.
+    ``labels`` (B,M) are the anchors' target classes, ``box_targets`` (B,M,4) their encoded boxes,
+    ``assigned`` what the head's own assignment said where a term moved that.
     """
     some = next(iter((student or {}).values()), None)
     batch = len(boxes) if boxes is not None else \
@@ -73,7 +75,7 @@ def make_lesson(student: dict[str, Tensor] | None = None, teacher: dict[str, Ten
                           positive[..., None].to(wanted.dtype).expand(*labels.shape, 4), c)
     return Lesson(Side(student, head(student_head)), Side(teacher, head(teacher_head)), samples,
                   progress=Progress(iteration, total), input_shape=input_shape, targets=targets,
-                  anchors=anchors, levels=shape, images=images)
+                  assigned=assigned, anchors=anchors, levels=shape, images=images)
 
 
 def make_scores(batch: int = 2, anchors: int = 40, classes: int = 3, seed: int = 0, dtype=torch.float32

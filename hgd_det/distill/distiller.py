@@ -256,7 +256,7 @@ class Distiller(BaseDetector):
     def describe(self) -> dict:
         """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
         pairs = pairs_with_shares(self)
-        terms = {name: dict(type=type(term).__name__, needs=sorted(term.needs),
+        terms = {name: dict(type=term.title, needs=sorted(term.needs),
                             teacher=self.teachers.of_term.get(name),
                             schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
                             pairs=pairs[name])

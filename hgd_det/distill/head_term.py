@@ -22,22 +22,21 @@ class HeadTerm(Term):
 
     def __init__(self, *, region: str = 'hard'):
         super().__init__()
-        choose(type(self).__name__, 'region', region, REGIONS)
+        choose(self.title, 'region', region, REGIONS)
         self.region = region
         self.sigmoid = False
         self.register_buffer('student_bins', None, persistent=False)
         self.register_buffer('teacher_bins', None, persistent=False)
 
     def setup(self, spec: Spec) -> None:
-        name = type(self).__name__
-        spec.same_anchors(name)
+        spec.same_anchors(self.title)
         self.learn(spec.student_head, spec.teacher_head)
 
     def learn(self, mine: HeadSpec, theirs: HeadSpec, other: str = 'teacher') -> None:
         """Keep what :meth:`forward` needs of the two heads."""
         if self.ssd_like:
-            require_ssd(type(self).__name__, 'student', mine)
-            require_ssd(type(self).__name__, other, theirs)
+            require_ssd(self.title, 'student', mine)
+            require_ssd(self.title, other, theirs)
         self.sigmoid = mine.use_sigmoid
         self.student_bins, self.teacher_bins = mine.bins, theirs.bins
 

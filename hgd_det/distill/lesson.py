@@ -152,7 +152,7 @@ class Lesson:
 
     def limited(self, name: str, term) -> Lesson:
         """This lesson as one term sees it."""
-        owner, needs = f'term {name!r} ({type(term).__name__})', frozenset(term.needs)
+        owner, needs = term.called(name), frozenset(term.needs)
         view = copy.copy(self)      # the memo stays one for all
         view._owner, view._needs = owner, needs
         view.student = self.student.limited(owner, needs, term.student_taps)

@@ -51,7 +51,7 @@ class MapTerm(Term):
                  max_size: int | None = None, taps: Sequence[dict] | None = None,
                  adapter: str | None = None):
         super().__init__()
-        name = type(self).__name__
+        name = self.title
         if adapter is not None and not self.adapts:
             raise UserError(f'{name}: adapter={adapter!r}, but it has none: it compares maps of any channels')
         given = dict(select=select, act=act, l2norm=l2norm, unmatched=unmatched, sizes=sizes,
@@ -70,9 +70,9 @@ class MapTerm(Term):
         cells = [min(math.prod(p.student.size), math.prod(p.teacher.size)) for p in found]
         self.pairs = self.select([p for p, n in zip(found, cells, strict=True) if n >= self.min_cells], spec)
         if not self.pairs:
-            raise UserError(f'{type(self).__name__} compares cells, and no pair has {self.min_cells} of '
-                            f'them (sizes {[p.teacher.size[0] for p in found]}); choose larger sizes or '
-                            'input_size')
+            raise UserError(f'{self.title} compares cells, and no pair has {self.min_cells} of '
+                            f'them (sizes {[p.teacher.size[0] for p in found]}); choose larger '
+                            'sizes or input_size')
         self.use_pairs(self.pairs)
         for pair in self.pairs if self.adapts else ():
             self.adapters[pair.name] = self.adapter_for(pair)

@@ -13,7 +13,17 @@ from hgd_det.distill.schedule import Schedule
 from hgd_det.distill.term import check_declared
 from hgd_det.errors import UserError, near
 
-TERMS = Registry('term', locations=['hgd_det.distill.terms'])
+
+class Terms(Registry):
+    """Tells each term the name it is registered under: that is what it calls itself in messages."""
+
+    def _register_module(self, module, module_name=None, force=False) -> None:
+        super()._register_module(module, module_name, force)
+        if module_name is not None:
+            module.title = module_name if isinstance(module_name, str) else module_name[0]
+
+
+TERMS = Terms('term', locations=['hgd_det.distill.terms'])
 
 
 def split_entry(name: str, config: dict) -> tuple[dict, Schedule]:

@@ -53,7 +53,7 @@ class Spec:
 
     def shown_to(self, name: str, term: Term) -> Spec:
         """What this term may know: the student itself only where it runs it."""
-        return replace(self, owner=f'term {name!r} ({type(term).__name__})', shows_model=term.needs_model)
+        return replace(self, owner=term.called(name), shows_model=term.needs_model)
 
     @property
     def student_model(self) -> nn.Module:
@@ -134,6 +134,7 @@ class Term(nn.Module):
         schedule: Defaults of :class:`~hgd_det.distill.schedule.Schedule` for this method.
         scales_detection: Factors on the student's own losses, by the beginning of their key, while the
             term counts: ``{'loss_cls': 0.5}``.
+        title: The name it is registered under: what its messages call it.
         student_taps, teacher_taps: Taps that ``setup`` asks for (``needs`` has ``'maps'``).
     """
     needs: ClassVar[Collection[str]] = frozenset({'maps'})
@@ -141,6 +142,11 @@ class Term(nn.Module):
     needs_model: ClassVar[bool] = False
     schedule: ClassVar[Mapping] = {}
     scales_detection: Mapping[str, float] = {}
+    title: ClassVar[str] = 'Term'
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.title = cls.__name__    # a registry that knows it by another name says so
 
     def __init__(self):
         super().__init__()
@@ -158,6 +164,10 @@ class Term(nn.Module):
     #: are not yet.
     retarget: Callable[[Lesson, Targets], Targets] | None = None
 
+    def called(self, name: str) -> str:
+        """How messages call the term of a config's entry ``name``."""
+        return f'term {name!r} ({self.title})'
+
     def describe(self) -> list[dict]:
         """Rows for the correspondence table: ``Pair.describe()`` plus the adapter's name."""
         return []
@@ -172,13 +182,13 @@ def check_declared(name: str, term: Term) -> None:
     """Refuse needs that no lesson has."""
     unknown = sorted(set(term.needs) - set(NEEDS))
     if unknown:
-        raise UserError(f'term {name!r} ({type(term).__name__}) needs {", ".join(map(repr, unknown))}, which '
-                        f'no lesson has; a term can need {", ".join(NEEDS)}')
+        raise UserError(f'{term.called(name)} needs {", ".join(map(repr, unknown))}, which no lesson has; '
+                        f'a term can need {", ".join(NEEDS)}')
 
 
 def check_returned(name: str, term: Term, values) -> None:
     """Refuse what a training loss cannot be made of; without waiting for a number."""
-    who = f'term {name!r} ({type(term).__name__})'
+    who = term.called(name)
     if not isinstance(values, Mapping):
         raise UserError(f'{who} returned a {type(values).__name__}; forward() returns a dict of scalars, '
                         'such as dict(loss=value)')

@@ -121,7 +121,7 @@ def _model(model, train, total: int) -> Iterator[Finding]:
         if 'maps' in term.needs and not pairs and term.needs_teacher:
             yield Finding('fail', f'term {name}', 'it reads maps, but has no pair of them')
         else:
-            yield Finding('ok', f'term {name}', type(term).__name__ + (
+            yield Finding('ok', f'term {name}', term.title + (
                 f', {len(pairs)} pairs: ' + ', '.join(
                     f"{p['size'][0]}x{p['size'][1]}" for p in pairs) if pairs else ''))
     if not model.distill:

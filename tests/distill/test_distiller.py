@@ -24,7 +24,7 @@ register_all_modules(init_default_scope=True)
 @TERMS.register_module()
 class EveryNeed(Term):
     """Reads all a lesson offers."""
-    needs = frozenset({'maps', 'head', 'targets', 'boxes'})
+    needs = frozenset({'maps', 'head', 'anchors', 'targets', 'boxes'})
 
     def __init__(self, mu: float = 1.0):
         super().__init__()

@@ -37,7 +37,7 @@ class BoundedRegression(HeadTerm):
 
     def learn(self, mine: HeadSpec, theirs: HeadSpec, other: str = 'teacher') -> None:
         for who, head in (('student', mine), (other, theirs)):
-            self._check(type(self).__name__, who, head)
+            self._check(self.title, who, head)
         super().learn(mine, theirs, other)
 
     @staticmethod

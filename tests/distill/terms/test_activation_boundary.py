@@ -46,7 +46,7 @@ def deviation(values):
 def slow(term, student, teacher, margin):
     """The connector and the two branches of the loss, neuron by neuron."""
     total, summed, wrong = 0., 0., 0
-    for i, connector in enumerate(term.adapters):
+    for i, connector in enumerate(term.adapters.values()):
         s, t = student[f'neck[{i}]'].detach(), teacher[f'neck[{i}]'].detach()
         weight, bias = connector.conv.weight[:, :, 0, 0].detach(), connector.conv.bias.detach()
         batch, channels, height, width = t.shape
@@ -136,7 +136,7 @@ def test_the_gradient_is_right_and_reaches_student_and_connectors_only():
     term(make_lesson(student, teacher))['loss'].backward()
     assert all(v.grad.abs().sum() > 0 for v in student.values())
     assert all(p.grad.isfinite().all() for p in term.parameters())
-    assert all(c.conv.weight.grad.any() and c.norm.weight.grad.any() for c in term.adapters)
+    assert all(c.conv.weight.grad.any() and c.norm.weight.grad.any() for c in term.adapters.values())
     assert all(v.grad is None for v in teacher.values())
     assert torch.autograd.gradcheck(lambda *s: term(make_lesson(
         dict(zip(student, s, strict=True)), teacher))['loss'], tuple(student.values()))

@@ -143,7 +143,7 @@ def test_maps_of_one_cell_are_left_out():
     term = set_up(sizes=(3, 2, 1))
     assert [row['size'] for row in term.describe()] == [[3, 3], [2, 2]]
     assert term.student_taps == term.teacher_taps == ['neck[0]', 'neck[1]']
-    with pytest.raises(UserError, match='every pair has only one'):
+    with pytest.raises(UserError, match=r'no pair has 2 of them \(sizes \[1\]\)'):
         set_up(sizes=(1,))
 
 

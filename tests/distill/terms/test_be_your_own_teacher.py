@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,10 +28,8 @@ EDGES = (0, 32, 36, 38)
 
 
 def spec_of(maps=MAPS, sources=('b', 'c', 'd'), per_cell=(2, 1, 2), anchors=38, **head):
-    detector = SimpleNamespace(bbox_head=SimpleNamespace(
-        prior_generator=SimpleNamespace(num_base_priors=list(per_cell))))
-    described = make_head_spec(torch.zeros(anchors, 4), C, **head)
-    return Spec(make_survey(maps, 16, sources=sources), None, detector, None, lambda: (described, None))
+    described = make_head_spec(torch.zeros(anchors, 4), C, per_cell=per_cell, **head)
+    return Spec(make_survey(maps, 16, sources=sources), None, (None, None), lambda: (described, None))
 
 
 def term_of(seed=0, **options):

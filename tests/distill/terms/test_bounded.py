@@ -138,8 +138,8 @@ def test_ignored_objects_alone_cost_nothing_with_a_real_head():
         outputs = head(maps)
         head.loss_by_feat(*outputs, [sample.gt_instances], [sample.metainfo],
                           [sample.ignored_instances])
-    lesson = Lesson(Side({}, spy.output), Side({}, lambda: flatten(head, outputs)), [sample],
-                    progress=Progress(0, 10), input_shape=(96, 96), targets=spy.targets)
+    lesson = Lesson(Side({}, spy.output()), Side({}, flatten(head, outputs)), [sample],
+                    progress=Progress(0, 10), input_shape=(96, 96), targets=spy.targets())
     assert BoundedRegression()(lesson)['loss'].item() == 0
 
 
@@ -156,11 +156,8 @@ def test_impossible_pairs_are_refused_at_build_time():
     anchors = torch.rand(6, 4)
     head = make_head_spec(anchors)
 
-    def setup(mine=head, theirs=head, model=None):
-        spec = make_spec(MAPS, MAPS, head=mine, teacher_head=theirs)
-        if model is not None:
-            spec.student_model.bbox_head = model
-        BoundedRegression().setup(spec)
+    def setup(mine=head, theirs=head):
+        BoundedRegression().setup(make_spec(MAPS, MAPS, head=mine, teacher_head=theirs))
 
     setup()
     for other, message in [
@@ -171,7 +168,7 @@ def test_impossible_pairs_are_refused_at_build_time():
             setup(theirs=other)
     with pytest.raises(UserError, match='anchor-free'):
         setup(make_head_spec(None), make_head_spec(None))
-    decoded = torch.nn.Module()
-    decoded.reg_decoded_bbox = True
-    with pytest.raises(UserError, match='reg_decoded_bbox=True'):
-        setup(model=decoded)
+    decoded = make_head_spec(anchors, decoded=True)
+    for mine, theirs in ((decoded, head), (head, decoded)):
+        with pytest.raises(UserError, match='reg_decoded_bbox=True'):
+            setup(mine, theirs)

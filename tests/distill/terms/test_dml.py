@@ -17,7 +17,9 @@ def compare(student: Tensor, peer: Tensor, labels: Tensor, deltas=None, num_clas
     """The term on two heads' scores, and encoded boxes where there are some."""
     deltas = deltas or [torch.zeros(*student.shape[:2], 4)] * 2
     lesson = make_lesson(student_head=(student, deltas[0]), labels=labels, num_classes=num_classes)
-    return DML(**options).compare(lesson, HeadOutput(peer, deltas[1], ((1, student.shape[1], 1),)))
+    term = DML(**options)
+    term.sigmoid = student.shape[-1] == num_classes
+    return term.compare(lesson, HeadOutput(peer, deltas[1], ((1, student.shape[1], 1),)))
 
 
 def soft(row: list[float]) -> list[float]:

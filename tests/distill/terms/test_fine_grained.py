@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hgd_det.distill.adapters import SameChannels
 from hgd_det.distill.terms.fine_grained import FineGrained, near_cells
 from hgd_det.errors import UserError
 from hgd_det.testing import make_head_spec, make_lesson, make_spec
@@ -32,7 +33,7 @@ def set_up(student: int = 2, teacher: int = 3, anchors=True, **options) -> FineG
     term = FineGrained(**options)
     head = make_head_spec(grid()) if anchors else make_head_spec(None)
     term.setup(make_spec(taps(student), taps(teacher), input_size=64, head=head))
-    for adapter in term.adapters:
+    for adapter in term.adapters.values():
         if isinstance(adapter, nn.Sequential):
             nn.init.normal_(adapter[0].weight, std=0.3)     # 1e-4 would hide an error in a rounding
     return term
@@ -73,7 +74,8 @@ def slow_fine_grained(term: FineGrained, student: dict, teacher: dict, boxes, ps
                         on.add((level, b, cell // w, cell % w))
     total = 0.0
     for level, b, y, x in on:
-        s, z, conv = student[f'neck[{level}]'], teacher[f'neck[{level}]'], term.adapters[level][0]
+        s, z = student[f'neck[{level}]'], teacher[f'neck[{level}]']
+        conv = term.adapters[term.pairs[level].name][0]
         for c in range(z.shape[1]):
             value = conv.bias[c].item()
             for dy in (-1, 0, 1):
@@ -88,7 +90,7 @@ def slow_fine_grained(term: FineGrained, student: dict, teacher: dict, boxes, ps
 def test_squared_errors_4_and_9_on_two_cells_give_3_25():
     term = FineGrained()
     term.setup(make_spec({'neck[0]': (1, 2)}, {'neck[0]': (1, 2)}, head=make_head_spec(grid())))
-    term.adapters[0] = nn.Identity()
+    term.adapters['s2'] = SameChannels()
     anchors = torch.tensor([[0., 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [8, 8, 16, 16]])
     head = (torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
     lesson = make_lesson({'neck[0]': torch.zeros(1, 1, 2, 2)},
@@ -129,7 +131,7 @@ def test_it_equals_a_loop_over_anchors_and_cells(scope, psi):
 
 def test_equal_maps_through_an_identity_adapter_cost_nothing():
     term, same = set_up(3, 3), maps(3)
-    for adapter in term.adapters:
+    for adapter in term.adapters.values():
         nn.init.dirac_(adapter[0].weight)
     assert term(lesson_of(same, same))['loss'].item() == 0
 
@@ -145,7 +147,7 @@ def test_the_gradient_reaches_student_and_adapters_but_never_the_teacher():
 def test_adapters_start_as_truncated_normal_of_1e_4_and_zero_bias():
     term = FineGrained()
     term.setup(make_spec({'neck[0]': (64, 5)}, {'neck[0]': (128, 5)}, head=make_head_spec(grid())))
-    conv, relu = term.adapters[0]
+    conv, relu = term.adapters['s5']
     assert conv.weight.shape == (128, 64, 3, 3) and isinstance(relu, nn.ReLU)
     assert conv.weight.abs().max() <= 2e-4 and 0.7e-4 < conv.weight.std() < 1e-4
     assert conv.bias.abs().max() == 0

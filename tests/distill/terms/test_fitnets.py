@@ -47,7 +47,7 @@ def test_ones_against_zeros_cost_a_half_whatever_the_shape():
 def test_it_equals_a_loop_over_cells():
     term = set_up(sizes=(3,))
     student, teacher = one_map(3), one_map(4, seed=1)
-    matrix, bias = term.regressor.weight[:, :, 0, 0], term.regressor.bias
+    matrix, bias = term.adapters['s3'].weight[:, :, 0, 0], term.adapters['s3'].bias
     total = 0.
     for b in range(2):
         for y in range(3):
@@ -60,7 +60,7 @@ def test_it_equals_a_loop_over_cells():
 def test_the_hint_is_the_largest_map_that_a_head_reads_and_the_regressor_a_matrix_of_its_channels():
     term = set_up(256, 512)
     assert term.student_taps == term.teacher_taps == ['neck[0]']
-    assert term.regressor.weight.shape == (512, 256, 1, 1)
+    assert term.adapters['s38'].weight.shape == (512, 256, 1, 1)
     assert term.describe() == [dict(size=[38, 38], student='neck[0]', teacher='neck[0]', channels=[256, 512],
                                     name='s38', adapter='1x1 conv 256->512')]
 
@@ -68,7 +68,7 @@ def test_the_hint_is_the_largest_map_that_a_head_reads_and_the_regressor_a_matri
 def test_another_size_or_pair_can_be_chosen():
     assert set_up(size=10).student_taps == ['neck[2]']
     spec = make_spec({'early': (3, 76), **taps(3)}, {'early': (6, 76), **taps(4)}, sources=list(taps(3)))
-    for options in (dict(size=76, select='source'), dict(pair=dict(student='early', teacher='early'))):
+    for options in (dict(size=76, select='source'), dict(taps=[dict(student='early', teacher='early')])):
         term = FitNets(**options)
         term.setup(spec)
         assert term.describe()[0]['channels'] == [3, 6]
@@ -76,7 +76,7 @@ def test_another_size_or_pair_can_be_chosen():
 
 def test_equal_maps_through_an_identity_regressor_cost_nothing():
     term, same = set_up(4, 4, (3,)), one_map(4)
-    nn.init.dirac_(term.regressor.weight)
+    nn.init.dirac_(term.adapters['s3'].weight)
     assert term(make_lesson(same, same))['loss'].item() == 0
 
 

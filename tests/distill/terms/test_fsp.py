@@ -44,7 +44,7 @@ def slow_matrix(first: Tensor, second: Tensor, pool: str) -> Tensor:
 def slow_fsp(term: FSP, student: dict, teacher: dict, pool: str) -> list[float]:
     taps, values = list(TEACHER)[1:], []
     adapted = {}
-    for tap, adapter in zip(taps, term.adapters, strict=True):
+    for tap, adapter in zip(taps, term.adapters.values(), strict=True):
         adapted[tap] = student[tap] if isinstance(adapter, SameChannels) else torch.einsum(
             'oc,bchw->bohw', adapter.weight[:, :, 0, 0], student[tap]) + adapter.bias[:, None, None]
     for first, second in zip(taps, taps[1:], strict=False):
@@ -105,16 +105,16 @@ def test_the_stages_are_the_last_before_the_heads_and_the_first_three_that_heads
 
 def test_only_stages_of_unequal_channels_get_an_adapter_and_two_flows_share_it():
     term = set_up()
-    assert [type(a) for a in term.adapters] == [SameChannels, Adapter, Adapter, SameChannels]
+    assert [type(a) for a in term.adapters.values()] == [SameChannels, Adapter, Adapter, SameChannels]
     assert [row['adapter'] for row in term.describe()] == ['none', '1x1 conv 4->5', '1x1 conv 2->4', 'none']
-    assert all(isinstance(a, Adapter) for a in set_up(adapter='always').adapters)
+    assert all(isinstance(a, Adapter) for a in set_up(adapter='always').adapters.values())
     with pytest.raises(UserError, match='needs equal channels'):
         set_up(adapter='none')
 
 
 def test_equal_maps_through_identity_adapters_cost_nothing():
     term, same = set_up(TEACHER, adapter='always'), maps(TEACHER)
-    for adapter in term.adapters:
+    for adapter in term.adapters.values():
         nn.init.dirac_(adapter.weight)
     assert term(make_lesson(same, same))['loss'].item() == 0
 

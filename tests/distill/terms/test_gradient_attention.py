@@ -19,8 +19,8 @@ def linear_lesson(w_student, w_teacher, images):
         delta = images.flatten(1) @ w + 5
         return cls + 0 * delta[:, None, None], torch.nn.functional.pad(delta[:, None, None], (0, 3))
     lesson = make_lesson(student_head=head(w_student), teacher_head=head(w_teacher),
-                         labels=torch.zeros(len(images), 1, dtype=torch.long), num_classes=1)
-    lesson.images = images
+                         labels=torch.zeros(len(images), 1, dtype=torch.long), num_classes=1,
+                         images=images)
     return lesson
 
 

@@ -356,7 +356,7 @@ def test_ssd300_has_nine_stages_from_300_to_1():
     import hgd_det.models  # noqa: F401
     student, teacher = ssd(16, .125), ssd(11, .25)
     spec = Spec(survey(student, (300, 300), 'student'), survey(teacher, (300, 300), 'teacher'),
-                student, teacher, lambda: (None, None))
+                (student, teacher), lambda: (None, None))
     term = HGD()
     term.setup(spec)
     rows = term.describe()
@@ -365,7 +365,7 @@ def test_ssd300_has_nine_stages_from_300_to_1():
                                                  [64, 128], [32, 64], [32, 64], [32, 64]]
     assert rows[0] == dict(size=[300, 300], student='backbone.features.3',
                            teacher='backbone.features.1', channels=[8, 16], name='s300',
-                           adapter='1x1 conv 8->16', share=None)
+                           adapter='1x1 conv 8->16')
     assert term.student_taps[3:] == [f'neck[{i}]' for i in range(6)]
 
 
@@ -374,7 +374,7 @@ def test_mmdets_own_ssd300_has_the_paper_s_taps_and_adapters():
     student, teacher = ssd(16, .5), ssd(16, 1.0, 'SSDVGG')
     term = HGD()
     term.setup(Spec(survey(student, (300, 300), 'student'), survey(teacher, (300, 300), 'teacher'),
-                    student, teacher, lambda: (None, None)))
+                    (student, teacher), lambda: (None, None)))
     rows = term.describe()
     assert [row['teacher'] for row in rows[:3]] == [f'backbone.features.{i}' for i in (3, 8, 15)]
     assert sum(p.numel() for p in term.parameters()) == 931_008

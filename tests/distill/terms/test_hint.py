@@ -29,7 +29,7 @@ def maps(channels: int, sizes=SIZES, batch: int = 2, seed: int = 0, dtype=torch.
 def slow_hint(term: Hint, student: dict, teacher: dict, divide: bool) -> float:
     """Eq. 1 and 3 cell by cell: the 1x1 convolution is a matrix on each cell's vector."""
     total = 0.0
-    for i, adapter in enumerate(term.adapters):
+    for i, adapter in enumerate(term.adapters.values()):
         s, z = student[f'neck[{i}]'], teacher[f'neck[{i}]']
         matrix, bias = adapter.weight[:, :, 0, 0], adapter.bias
         batch, channels, height, width = z.shape
@@ -44,12 +44,12 @@ def slow_hint(term: Hint, student: dict, teacher: dict, divide: bool) -> float:
 
 def test_ones_against_zeros_cost_the_number_of_channels_on_every_level():
     term = set_up(4, 4, adapter='none')
-    assert all(isinstance(a, SameChannels) for a in term.adapters)
+    assert all(isinstance(a, SameChannels) for a in term.adapters.values())
     ones = {k: torch.ones_like(v) for k, v in maps(4).items()}
     zeros = {k: torch.zeros_like(v) for k, v in ones.items()}
     out = term(make_lesson(ones, zeros))
     assert out.pop('loss').item() == 24
-    assert {k: v.item() for k, v in out.items()} == {f's{size}': 4.0 for size in SIZES}
+    assert {k: v.item() for k, v in out.items()} == {f'd_s{size}': 4.0 for size in SIZES}
     assert set_up(4, 4, adapter='none', normalize='channels')(make_lesson(ones, zeros))['loss'] == 6
 
 
@@ -69,7 +69,7 @@ def test_it_is_hgd_with_l2_on_the_heads_maps_and_no_weights():
     term = set_up()
     hgd = HGD(distance='l2', macro='none', micro='none', zero='keep', select='heads')
     hgd.setup(make_spec(taps(3), taps(4)))
-    for own, other in zip(term.adapters, hgd.adapters.values(), strict=True):
+    for own, other in zip(term.adapters.values(), hgd.adapters.values(), strict=True):
         other.load_state_dict(own.state_dict())
     lesson = make_lesson(maps(3), maps(4, seed=1))
     assert torch.allclose(term(lesson)['loss'], hgd(lesson)['loss'])
@@ -77,7 +77,7 @@ def test_it_is_hgd_with_l2_on_the_heads_maps_and_no_weights():
 
 def test_equal_maps_through_an_identity_adapter_cost_nothing():
     term = set_up(4, 4)
-    for adapter in term.adapters:
+    for adapter in term.adapters.values():
         nn.init.dirac_(adapter.weight)
     same = maps(4)
     assert term(make_lesson(same, same))['loss'].item() == 0

@@ -1,7 +1,6 @@
 """MaskGuided: maps first, detection afterwards."""
 import pytest
 import torch
-from torch import nn
 
 import hgd_det  # noqa: F401
 from hgd_det.distill.boxes import crops
@@ -89,7 +88,7 @@ def level_of(anchor):
 def reference(term, lesson, owner):
     """The docstring: one map, one object, one crop at a time."""
     whole, found = 0., []
-    for i, (pair, adapter) in enumerate(zip(term.pairs, term.adapters, strict=True)):
+    for i, (pair, adapter) in enumerate(zip(term.pairs, term.adapters.values(), strict=True)):
         student = lesson.student.maps[pair.student.tap]
         teacher = lesson.teacher.maps[pair.teacher.tap]
         adapted = torch.einsum('oc,bchw->bohw', adapter.weight[:, :, 0, 0], student) \
@@ -140,7 +139,7 @@ def test_targets_clamped_by_a_distribution_head_still_find_their_object():
 def test_without_the_local_part_it_is_a_hint_divided_by_the_teachers_channels():
     term, lesson, _ = make(beta=0)
     wanted = 0.
-    for pair, adapter in zip(term.pairs, term.adapters, strict=True):
+    for pair, adapter in zip(term.pairs, term.adapters.values(), strict=True):
         teacher = lesson.teacher.maps[pair.teacher.tap]
         error = (adapter(lesson.student.maps[pair.student.tap]) - teacher).square().sum(1)
         wanted += error.mean() / teacher.shape[1]
@@ -239,10 +238,6 @@ def test_impossible_set_ups_are_refused_saying_how_to_go_on():
     with pytest.raises(UserError, match='beta=0'):
         MaskGuided().setup(spec)
     MaskGuided(beta=0).setup(spec)
-    decoded = nn.Module()
-    decoded.bbox_head = nn.Module()
-    decoded.bbox_head.reg_decoded_bbox = True
-    spec = make_spec(STUDENT, TEACHER, input_size=SIDE, head=make_head_spec(ANCHORS, C))
-    object.__setattr__(spec, 'student_model', decoded)
+    spec = make_spec(STUDENT, TEACHER, input_size=SIDE, head=make_head_spec(ANCHORS, C, decoded=True))
     with pytest.raises(UserError, match='reg_decoded_bbox'):
         MaskGuided().setup(spec)

@@ -74,7 +74,8 @@ def reference(term, lesson, boxes):
         for x1, y1, x2, y2 in image:
             size = math.log(math.sqrt((x2 - x1) * (y2 - y1)))
             i = min(range(3), key=lambda k: abs(levels[k] - size))
-            pair, adapter = term.pairs[i], term.adapters[i]
+            pair = term.pairs[i]
+            adapter = term.adapters[pair.name]
             box = [torch.tensor([[x1, y1, x2, y2]], dtype=torch.float)]
             student = lesson.student.maps[pair.student.tap][b:b + 1]
             u = crops(lesson.teacher.maps[pair.teacher.tap][b:b + 1], box, (SIDE, SIDE))
@@ -99,7 +100,7 @@ def test_it_has_its_closed_form_value():
     for side, value in ((lesson.student, 1.), (lesson.teacher, 3.)):
         for tap, (c, s) in spec.items():
             side.maps[tap] = torch.full((1, c, s, s), value)
-    term.adapters = torch.nn.ModuleList(torch.nn.Identity() for _ in term.adapters)
+    term.adapters = torch.nn.ModuleDict({name: torch.nn.Identity() for name in term.adapters})
     assert term(lesson)['loss'].item() == pytest.approx(2.)
 
 

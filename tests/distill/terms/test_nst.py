@@ -155,7 +155,7 @@ def test_maps_below_four_cells_are_left_out():
     term = set_up(sizes=(3, 2, 1))
     assert [row['size'] for row in term.describe()] == [[3, 3], [2, 2]]
     assert term.student_taps == ['neck[0]', 'neck[1]']
-    with pytest.raises(UserError, match=r'no pair has 4 cells \(sizes \[1\]\)'):
+    with pytest.raises(UserError, match=r'no pair has 4 of them \(sizes \[1\]\)'):
         NST(sizes=(1,)).setup(make_spec(taps(3, (3, 1)), taps(5, (3, 1))))
 
 

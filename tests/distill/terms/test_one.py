@@ -2,7 +2,6 @@
 import copy
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,7 +63,7 @@ def make_term(dtype=torch.float64, seed=0, bins=None, **options) -> ONE:
     term = TERMS.build(dict(type='ONE', **options))
     head = make_head_spec(torch.rand(9 * A, 4), C, project=bins)
     spec = make_spec({'neck': (4, 3)}, {'neck': (4, 3)}, input_size=24, head=head)
-    term.setup(dataclasses.replace(spec, student_model=Detector(), teacher=None, teacher_model=None))
+    term.setup(dataclasses.replace(spec, models=(Detector(), None), teacher=None))
     for parameter in term.parameters():     # heads that disagree, and a gate that chooses
         nn.init.normal_(parameter)
     return term.to(dtype)
@@ -462,10 +461,10 @@ def test_a_gate_that_is_no_map_is_refused():
     vectors.neck = nn.Sequential(nn.Flatten())
     spec = make_spec({'neck': (4, 3)}, {}, input_size=24, head=make_head_spec(torch.rand(4, 4), C))
     with pytest.raises(UserError, match="gate='neck' is no map"):
-        ONE(gate='neck').setup(dataclasses.replace(spec, student_model=vectors))
+        ONE(gate='neck').setup(dataclasses.replace(spec, models=(vectors, None)))
 
 
 def test_heads_of_another_kind_are_refused():
     spec = make_spec({'neck': (4, 3)}, {}, head=make_head_spec(None))
     with pytest.raises(UserError, match='ONE: the student head SSDHead has no softmax scores'):
-        ONE().setup(dataclasses.replace(spec, student_model=SimpleNamespace(bbox_head=Head())))
+        ONE().setup(dataclasses.replace(spec, models=(Detector(), None)))
