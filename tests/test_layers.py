@@ -1,5 +1,5 @@
-"""Imports point down only, cli and benchmarks first: cli -> report -> deploy -> engine, data -> distill ->
-models -> compat; and a term sees no model."""
+"""Imports point down only: cli -> experiments -> report -> deploy -> engine, data -> distill -> models -> compat;
+and a term sees no model."""
 import ast
 from pathlib import Path
 
@@ -14,8 +14,8 @@ MAY = {
     'engine': {'compat', 'models', 'distill', 'data', 'engine'},
     'deploy': {'compat', 'models', 'distill', 'data', 'engine', 'deploy'},
     'report': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report'},
-    'benchmarks': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'benchmarks'},
-    'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'cli'},
+    'experiments': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'experiments'},
+    'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'experiments', 'cli'},
 }
 LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS', 'registered', 'safe_types'}
 

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from hgd_det.engine.generations import each
     from hgd_det.engine.runner import load_config
     from hgd_det.errors import UserError
-    from hgd_det.report.results import as_csv
+    from hgd_det.experiments.results import as_csv
 
     for name, value in (('--repeat', args.repeat), ('--threads', args.threads)):
         if value < 1:
@@ -83,7 +83,7 @@ def _together(found: list[dict]) -> dict:
 def _rows(configs: dict, found: list[dict], args: argparse.Namespace) -> list[dict[str, str]]:
     import os
 
-    from hgd_det.report.results import measured_by
+    from hgd_det.experiments.results import measured_by
 
     first = found[0]
     machine = dict(repeat=str(args.repeat), threads=str(args.threads), load=f'{os.getloadavg()[0]:.1f}',

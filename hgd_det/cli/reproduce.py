@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from hgd_det.experiments import comparison, results
+    from hgd_det.experiments.reproduce import Matrix, costs, plan, reproduce, room
+    from hgd_det.experiments.tables import table
     from hgd_det.paths import ROOT
-    from hgd_det.report import comparison, results
-    from hgd_det.report.reproduce import Matrix, costs, plan, reproduce, room
-    from hgd_det.report.tables import table
 
     seeds = _seeds(args.seeds)
     tables = [table(name, args.scale) for name in dict.fromkeys(args.tables)]

@@ -1,7 +1,7 @@
 import pytest
 
 from hgd_det.cli.main import main
-from hgd_det.report.results import COLUMNS
+from hgd_det.experiments.results import COLUMNS
 
 
 def test_a_dry_run_lists_the_cells_and_prints_the_table_and_runs_nothing(tmp_path, monkeypatch, capsys):
