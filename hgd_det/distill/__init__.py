@@ -1,0 +1,1 @@
+"""Distillation: the step, what a term gets of it, and the terms."""
