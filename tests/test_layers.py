@@ -22,7 +22,7 @@ LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS
 ROOTS = {
     '__init__': {'compat'}, 'errors': set(), 'paths': {'errors'}, 'safe_types': {'errors'},
     'checkpoint': {'errors', 'paths', 'safe_types'}, 'weights': {'errors', 'paths', 'checkpoint'},
-    'registered': MAY['engine'], 'testing': MAY['deploy'],
+    'registered': MAY['engine'], 'testing': MAY['deploy'], '__main__': {'cli'},
 }
 # What starts processes, or code of its own in them
 STARTERS = ('subprocess', 'multiprocessing', 'concurrent', 'fcntl', 'torch.multiprocessing',

@@ -22,7 +22,8 @@ def run(args: argparse.Namespace) -> int:
     from hgd_det.engine.runner import load_config
 
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say must not get into the JSON
-        facts = {'config': str(args.config), **describe(load_config(args.config, args.cfg_options))}
+        cfg = load_config(args.config, args.cfg_options, args.method)
+        facts = {'config': ' '.join(filter(None, (args.config, args.method))), **describe(cfg)}
     text = json.dumps(facts, indent=2, default=str)
     if args.json == '-':
         print(text)

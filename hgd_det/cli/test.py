@@ -135,7 +135,8 @@ def _write(args: argparse.Namespace, metrics: dict, files: list) -> None:
     from hgd_det.compat import versions
 
     tested = [{'path': str(file), 'sha256': sha256(file)} for file in files]
-    result = {'metrics': metrics, 'config': str(args.config), 'cfg_options': args.cfg_options,
+    result = {'metrics': metrics, 'config': str(args.config), 'method': args.method,
+              'cfg_options': args.cfg_options,
               'checkpoint': tested[0] if args.checkpoint else tested, 'versions': versions()}
     atomic_write(json.dumps(result, indent=2) + '\n', args.json)
     print(f'written to {args.json}')

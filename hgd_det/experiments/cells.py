@@ -1,4 +1,4 @@
-"""A cell of a table: one config with its options and seed, trained in a folder and evaluated at the end.
+"""A cell of a table: a config with its method, options and seed, trained in a folder and evaluated there.
 
 What there is to do for it is read off its folder alone, so a cell goes on after whatever ended it.
 """
@@ -16,34 +16,36 @@ from pathlib import Path
 
 from hgd_det.checkpoint import atomic_write
 from hgd_det.errors import UserError
-from hgd_det.experiments.results import Key, software, write_classes
-from hgd_det.paths import ROOT, read_config
+from hgd_det.experiments.processes import free_port
+from hgd_det.experiments.results import COLUMNS, Key, software, write_classes
+from hgd_det.paths import PACKAGE, config_name, method_name, read_config
 from hgd_det.report.runs import Run, class_aps, mean_ap, read_run
 
+VERB = [sys.executable, str(PACKAGE)]    # hgd-det, whatever is on the path
 RECORD = 'cell.json'
 TEST = 'test.json'
 
 
 @dataclass(frozen=True)
 class Cell:
-    config: str
+    config: str    # a pair, or a detector that trains alone
+    method: str = ''
     options: str = ''    # KEY=VALUE, separated by spaces
     seed: int = 0
 
     @property
     def key(self) -> Key:
-        return self.config, self.options, self.seed
+        return self.config, self.method, self.options, self.seed
 
     @property
     def label(self) -> str:
-        return ' '.join(filter(None, (self.config, self.options, f'seed {self.seed}')))
+        return ' '.join(filter(None, (self.config, self.method, self.options, f'seed {self.seed}')))
 
     @property
     def name(self) -> str:
         """Of its folder: `shapes-hgd_0`, `shapes-hgd_macro-none_micro-none_51fd2c_0`."""
-        parts = Path(self.config).with_suffix('').parts
-        parts = parts[parts.index('configs') + 1:] if 'configs' in parts else parts[-1:]
-        words = ['-'.join(parts[-2:])]
+        parts = [*config_name(self.config).split('/')[-2:], method_name(self.method)]
+        words = ['-'.join(filter(None, parts))]
         if self.options:
             pairs = (option.partition('=') for option in self.options.split())
             told = (re.sub(r'[^\w.]+', '-', f'{key.rpartition(".")[2]}-{value}').strip('-')
@@ -74,7 +76,7 @@ class Work:
     @cached_property
     def last(self) -> Path:
         """The folder of its run; of a chain of generations, of the last."""
-        return self.folder / f'gen{count}' if (count := generations(self.cell.config)) else self.folder
+        return self.folder / f'gen{count}' if (count := generations(*self.cell.key[:2])) else self.folder
 
     def run(self) -> Run | None:
         try:
@@ -101,21 +103,25 @@ class Work:
         run, options = self.run(), [*self.cell.options.split(), *self.extra]
         if run is not None and run.finished:
             last = self.last / Path((self.last / 'last_checkpoint').read_text().strip()).name
-            return [sys.executable, str(ROOT / 'tools/test.py'), self.cell.config, str(last), '--json',
-                    str(self.folder / TEST), '--work-dir', str(self.folder / 'test'), *_given(options)]
+            return [*VERB, 'test', self.cell.config, str(last), '--json', str(self.folder / TEST),
+                    '--work-dir', str(self.folder / 'test'), *self._given(options)]
         if self.teacher is not None:
             options.append(f'model.teacher.checkpoint={self.teacher}')
         if self.processes > 1:
             options.append(f'train_dataloader.batch_size={self._share()}')
-        start = [sys.executable, str(ROOT / 'tools/train.py'), self.cell.config] if self.processes == 1 else \
-            [str(ROOT / 'tools/dist_train.sh'), self.cell.config, str(self.processes)]
-        return [*start, '--resume', '--seed', str(self.cell.seed), '--work-dir', str(self.folder),
-                *_given(options)]
+        several = self.processes > 1
+        return [*(_torchrun(self.processes) if several else VERB), 'train', self.cell.config,
+                *(('--launcher', 'pytorch') if several else ()), '--resume', '--seed', str(self.cell.seed),
+                '--work-dir', str(self.folder), *self._given(options)]
+
+    def _given(self, options: Sequence[str]) -> list[str]:
+        method = ['--method', self.cell.method] if self.cell.method else []
+        return [*method, *(['--cfg-options', *options] if options else ())]
 
     def _share(self) -> int:
         batch = next((int(option.partition('=')[2]) for option in reversed(self.cell.options.split())
                       if option.startswith('train_dataloader.batch_size=')), None) \
-            or read_config(self.cell.config).train_dataloader.batch_size
+            or read_config(self.cell.config, self.cell.method).train_dataloader.batch_size
         if batch % self.processes:
             raise UserError(f'{self.cell.config} trains on batches of {batch}, which {self.processes} GPUs '
                             'cannot share evenly; give another --gpus-per-cell')
@@ -129,7 +135,7 @@ class Work:
         atomic_write(json.dumps(record, indent=1) + '\n', self.folder / RECORD)
 
     def record(self) -> dict:
-        mine = dict(zip(('config', 'options', 'seed'), self.cell.key, strict=True))
+        mine = dict(zip(COLUMNS, self.cell.key, strict=False))
         try:
             record = json.loads((self.folder / RECORD).read_text())
         except FileNotFoundError:
@@ -140,22 +146,29 @@ class Work:
         except ValueError as error:
             raise UserError(f'{self.folder / RECORD} cannot be read ({error}); move {self.folder} away to '
                             'train it anew') from None
+        if 'method' not in record and record.get('config') == self._file:    # of a time when it was one file
+            record |= dict(config=self.cell.config, method=self.cell.method)
         if {name: record.get(name) for name in mine} != mine:
-            raise UserError(f'{self.folder} is of {record.get("config")} {record.get("options")} seed '
-                            f'{record.get("seed")}, not of {self.cell.label}; give another --work-dir')
+            told = ' '.join(str(record.get(name) or '') for name in ('config', 'method', 'options'))
+            raise UserError(f'{self.folder} is of {" ".join(told.split())} seed {record.get("seed")}, not of '
+                            f'{self.cell.label}; give another --work-dir')
         return record
+
+    @property
+    def _file(self) -> str:
+        return f'configs/{"/".join(filter(None, self.cell.key[:2]))}.py'
 
     def row(self, device: str) -> dict[str, str]:
         """What goes into `results/*.csv`; the cell must be done."""
         run = self.run()
-        return dict(config=self.cell.config, options=self.cell.options, seed=str(self.cell.seed),
-                    iterations=str(_end(run)), seconds=str(round(seconds(self.folder))), role='result',
-                    commit=' '.join(self.record()['commits']), device=device, **software(),
-                    **figures(self.metrics()))
+        return dict(zip(COLUMNS, map(str, self.cell.key), strict=False)) | dict(
+            iterations=str(_end(run)), seconds=str(round(seconds(self.folder))), role='result',
+            commit=' '.join(self.record()['commits']), device=device, **software(), **figures(self.metrics()))
 
 
-def _given(options: Sequence[str]) -> list[str]:
-    return ['--cfg-options', *options] if options else []
+def _torchrun(processes: int) -> list[str]:
+    return [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
+            f'--master_port={free_port()}', str(PACKAGE)]
 
 
 def _end(run: Run) -> int:
@@ -164,17 +177,19 @@ def _end(run: Run) -> int:
 
 
 @cache
-def generations(config: str) -> int:
+def generations(config: str, method: str = '') -> int:
     """How many a config trains one after another; 0 for an ordinary run."""
-    given = read_config(config).get('generations')
+    given = read_config(config, method).get('generations')
     return given if isinstance(given, int) else len(given or ())
 
 
 @cache
-def teacher_of(config: str) -> str | None:
+def teacher_of(config: str, method: str = '') -> str | None:
     """The config of the teacher that must be trained first."""
-    teacher = read_config(config).model.get('teacher') or {}
-    return teacher.model if teacher.get('checkpoint') else None
+    teacher = read_config(config, method).model.get('teacher') or {}
+    if not teacher.get('checkpoint'):
+        return None
+    return config_name(teacher.model) if teacher.model.startswith('configs/') else teacher.model
 
 
 def figures(metrics: Mapping[str, float]) -> dict[str, str]:

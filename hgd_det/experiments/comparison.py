@@ -38,8 +38,8 @@ def options_of(line: Line, extra: str = '') -> str:
 
 
 def rows_of(line: Line, rows: Rows, extra: str = '') -> list[Mapping[str, str]]:
-    return [row for (config, options, _), row in sorted(rows.items())
-            if (config, options) == (line.config, options_of(line, extra))]
+    return [row for key, row in sorted(rows.items())
+            if key[:3] == (line.config, line.method, options_of(line, extra))]
 
 
 def measured(table: Table, line: Line, metric: str, rows: Rows, extra: str = '') -> Measured | None:
@@ -72,7 +72,7 @@ def show(table: Table, rows: Rows, extra: str = '', costs: Mapping[str, Sequence
 def _lines(table: Table, rows: Rows, extra: str) -> list[list[str]]:
     names = ['AP' if metric == 'mAP' and table.scale == 'coco' else metric for metric in table.metrics]
     cells = [['', *(f'paper {name}' for name in names), 'gain', *(f'our {name}' for name in names), 'gain']]
-    by_config = {line.config: line for line in table.lines if not line.options}
+    by_config = {line.config: line for line in table.lines if not line.options and not line.method}
     for line in table.lines:
         plain_line, last = by_config.get(line.alone), table.metrics[-1]
         ours = [measured(table, line, metric, rows, extra) for metric in table.metrics]

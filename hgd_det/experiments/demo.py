@@ -23,8 +23,7 @@ from hgd_det.report.runs import mean_ap
 SETTINGS = 'demo.json'
 TEST_SHARE = 6       # one test image for so many training images
 ROUNDS = 6           # in which the models are timed in turns, five calls each
-RUNS = {'teacher': 'configs/shapes/teacher.py', 'student': 'configs/shapes/student.py',
-        'hgd': 'configs/shapes/hgd.py'}
+RUNS = {'teacher': ('shapes/teacher', ''), 'student': ('shapes/student', ''), 'hgd': ('shapes', 'hgd')}
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,9 @@ class Demo:
         options += [f'train_cfg.max_iters={steps}', f'train_cfg.val_interval={max(1, steps // 5)}',
                     'default_hooks.logger.interval=10', 'default_hooks.checkpoint.interval=50',
                     *self.settings.options]
-        return {name: Work(Cell(config, ' '.join(options), 0 if name == 'teacher' else self.settings.seed),
+        return {name: Work(Cell(*run, ' '.join(options), 0 if name == 'teacher' else self.settings.seed),
                            self.folder / name, self.folder / 'teacher' if name == 'hgd' else None)
-                for name, config in RUNS.items()}
+                for name, run in RUNS.items()}
 
     def _training(self, name: str) -> tuple[Callable[[Bar], None], Callable[[], bool]]:
         work = self.works[name]

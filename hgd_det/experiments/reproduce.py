@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from hgd_det.experiments.processes import (
     Line,
     clock,
     eta,
-    free_port,
     interruptible,
     locked,
     start,
@@ -89,7 +87,7 @@ class Matrix:
         self.failed: dict[Cell, str] = {}
         self.cells = {cell: None for seed in seeds for table in tables for line in table.lines
                       if seed == seeds[0] or not line.single
-                      for cell in [Cell(line.config, comparison.options_of(line, extra),
+                      for cell in [Cell(line.config, line.method, comparison.options_of(line, extra),
                                         0 if line.single else seed)]}
         waiting = [cell for cell in self.cells if not self.measured(cell)]
         teachers = filter(None, map(self.teacher, waiting))
@@ -97,8 +95,8 @@ class Matrix:
         self.total = len(self.cells) + sum(cell not in self.cells for cell in self.waiting)
 
     def teacher(self, cell: Cell) -> Cell | None:
-        config = teacher_of(cell.config)
-        return config and Cell(config, self.extra, 0)
+        config = teacher_of(cell.config, cell.method)
+        return config and Cell(config, options=self.extra)
 
     def measured(self, cell: Cell) -> bool:
         """Whether its row counts."""
@@ -148,7 +146,7 @@ class Matrix:
             return None
         env = {'OMP_NUM_THREADS': str(self.where.threads)}
         if slot:
-            env = {'CUDA_VISIBLE_DEVICES': ','.join(slot), 'PORT': free_port(), 'PYTHON': sys.executable}
+            env = {'CUDA_VISIBLE_DEVICES': ','.join(slot)}
         return Running(work, start(command, work.log, lock, env), slot)
 
     def end(self, running: Running) -> bool:
@@ -171,19 +169,19 @@ class Matrix:
 
     def left(self, running: Sequence[Running]) -> str:
         """The time left, from what measured cells took; of the same config where there are such."""
-        took: dict[str, list[float]] = {}
+        took: dict[tuple[str, str], list[float]] = {}
         for row in self.rows.values():
             if row['device'] == self.where.device and row['seconds']:
-                took.setdefault(row['config'], []).append(float(row['seconds']))
+                took.setdefault((row['config'], row['method']), []).append(float(row['seconds']))
         every = [value for values in took.values() for value in values]
         if not every and self.waiting:
             return '?'
-        ahead = sum(statistics.fmean(took.get(cell.config, every)) for cell in self.waiting)
+        ahead = sum(statistics.fmean(took.get(cell.key[:2], every)) for cell in self.waiting)
         for each in running:
             told = eta(each.work.log)
             spent = time.monotonic() - each.began
             ahead += told if told is not None else max(0.0, statistics.fmean(
-                took.get(each.work.cell.config, every) or [0.0]) - spent)
+                took.get(each.work.cell.key[:2], every) or [0.0]) - spent)
         return clock(ahead / min(len(self.where.slots), max(1, len(self.waiting) + len(running))))
 
     def line(self, running: Sequence[Running]) -> str:

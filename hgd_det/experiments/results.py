@@ -1,4 +1,4 @@
-"""Rows of `results/*.csv`: one per run, told apart by config, options and seed.
+"""Rows of `results/*.csv`: one per run, told apart by config, method, options and seed.
 
 A row is added once, by however many processes that share the file: each reads and replaces it under a
 lock on its folder, which leaves nothing behind.
@@ -21,14 +21,15 @@ from hgd_det.compat import versions
 from hgd_det.errors import UserError
 from hgd_det.paths import ROOT
 
-COLUMNS = ('config', 'options', 'seed', 'iterations', 'mAP', 'mAP_11points', 'seconds', 'role', 'commit',
-           'device', 'torch', 'mmdet', 'python', 'per_class')
-Key = tuple[str, str, int]
+COLUMNS = ('config', 'method', 'options', 'seed', 'iterations', 'mAP', 'mAP_11points', 'seconds', 'role',
+           'commit', 'device', 'torch', 'mmdet', 'python', 'per_class')
+FOLDER = ROOT / 'results' if (ROOT / 'results').is_dir() else Path('results')
+Key = tuple[str, str, str, int]
 
 
 def key(row: Mapping[str, str]) -> Key:
-    """What a row is the row of: config, options, seed."""
-    return row['config'], row['options'], int(row['seed'])
+    """What a row is the row of: config (a pair, or a detector that trains alone), method, options, seed."""
+    return row['config'], row['method'], row['options'], int(row['seed'])
 
 
 def read(path: str | Path) -> dict[Key, dict[str, str]]:
@@ -118,4 +119,6 @@ def commit() -> str:
             return done.stdout.strip()
         except FileNotFoundError:
             return ''
+    if not (ROOT / '.git').exists():    # an installed package, whose folder may lie in somebody's repository
+        return ''
     return git('rev-parse', '--short', 'HEAD') + '+' * bool(git('status', '--porcelain', '-uno'))

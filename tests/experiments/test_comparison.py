@@ -8,9 +8,9 @@ TABLE = Table('4', 'ablation', 'shapes', LINES)
 
 
 def rows(values, commit='aaa', options=''):
-    return {(f'{name}.py', options, seed): dict(
-        config=f'{name}.py', options=options, seed=str(seed), iterations='500', mAP=f'{value / 100:.4f}',
-        mAP_11points=f'{value / 200:.4f}', commit=commit,
+    return {(f'{name}.py', '', options, seed): dict(
+        config=f'{name}.py', method='', options=options, seed=str(seed), iterations='500',
+        mAP=f'{value / 100:.4f}', mAP_11points=f'{value / 200:.4f}', commit=commit,
         per_class=f'cat={value / 100:.4f} traffic light={value / 200:.4f}')
         for name, each in values.items() for seed, value in enumerate(each)}
 
@@ -72,7 +72,7 @@ def test_at_the_papers_scale_the_eleven_points_count():
 
 def test_coco_has_three_metrics_and_a_table_of_methods_its_classes():
     paper = dict(AP50=32.8, AP75=18.8, mAP=18.7)
-    key = ('hgd.py', '', 0)
+    key = ('hgd.py', '', '', 0)
     row = rows(dict(hgd=[17]))[key] | dict(per_class='AP50=0.3000 AP75=0.1600 cat=0.2000')
     table = Table('6', 'COCO', 'coco', (Line('HGD', 'hgd.py', paper=paper),), ('AP50', 'AP75', 'mAP'))
     assert line(comparison.show(table, {key: row}), 'HGD') == [

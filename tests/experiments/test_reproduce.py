@@ -43,7 +43,7 @@ def test_every_cell_is_run_once_its_teacher_first_and_becomes_a_row(tmp_path):
     assert status == 0
     found = rows(tmp_path / 'results/fakes.csv')
     assert len(found) == len(set(found)) == 7
-    row = results.read(matrix.file)[str(tmp_path / 'configs/hgd.py'), '', 1]
+    row = results.read(matrix.file)[str(tmp_path / 'configs/hgd.py'), '', '', 1]
     assert (row['mAP'], row['mAP_11points'], row['iterations'], row['device'], row['per_class']) == (
         '0.5000', '0.4500', '40', 'a fake device', 'disc=0.4000 ring=0.6000')
     assert row['torch'] and row['python'] and int(row['seconds']) > 0
@@ -75,13 +75,13 @@ def test_a_row_that_is_there_counts_and_a_needed_teacher_is_trained_all_the_same
     names = {name: str(tmp_path / f'configs/{name}.py') for name in fake_matrix.NAMES}
     file = tmp_path / 'results/fakes.csv'
     for name, seed in (('teacher', 0), ('student', 0), ('hgd', 0), ('hgd', 1)):
-        results.add(dict(config=names[name], options='', seed=str(seed), mAP='0.9000', iterations='7',
-                         commit='old'), file)
+        results.add(dict(config=names[name], method='', options='', seed=str(seed), mAP='0.9000',
+                         iterations='7', commit='old'), file)
     matrix = fake_matrix.matrix(tmp_path)
     assert [cell.name for cell in matrix.waiting] == ['teacher_0', 'hint_0', 'student_1', 'hint_1']
     assert run(matrix)[0] == 0
     found = results.read(file)
-    assert len(found) == 7 and found[names['teacher'], '', 0]['mAP'] == '0.9000'
+    assert len(found) == 7 and found[names['teacher'], '', '', 0]['mAP'] == '0.9000'
     text = comparison.show(matrix.tables[0], found)
     assert 'old (4 rows)' in text and '7 or 40 iterations' in text
 
@@ -185,14 +185,14 @@ def test_real_cells_of_two_steps_come_through_a_kill(config, tmp_path):
     status, said = run(matrix())
     assert status == 0, said
     assert [Path(key[0]).stem for key in rows(file)] == ['teacher', 'student', 'hgd']
-    row = results.read(file)[str(tmp_path / 'hgd.py'), '', 0]
+    row = results.read(file)[str(tmp_path / 'hgd.py'), '', '', 0]
     assert row['iterations'] == '2' and row['per_class'].startswith('disc=')
     assert 'hgd' in comparison.show(table, results.read(file))
 
 
 def test_a_run_that_was_killed_before_its_evaluation_is_only_tested(tmp_path):
     from hgd_det.experiments.cells import Cell, Work
-    work = Work(Cell('configs/shapes/student.py'), tmp_path)
+    work = Work(Cell('shapes/student'), tmp_path)
     (tmp_path / '20260101_000000/vis_data').mkdir(parents=True)
     log = tmp_path / '20260101_000000/vis_data/scalars.json'
     log.write_text('{"iter": 250, "loss": 1.0}\n{"voc/mAP": 0.1}\n{"iter": 500, "loss": 1.0}\n')
@@ -202,7 +202,7 @@ def test_a_run_that_was_killed_before_its_evaluation_is_only_tested(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('elsewhere/iter_500.pth')
     assert work.metrics() is None
     command = work.command()
-    assert command[1].endswith('test.py') and str(tmp_path / 'iter_500.pth') in command
+    assert command[2] == 'test' and str(tmp_path / 'iter_500.pth') in command
     (tmp_path / 'test.json').write_text('{"metrics": {"voc/mAP": 0.7}}')
     assert work.metrics() == {'voc/mAP': 0.7} and work.command() is None
     (tmp_path / 'test.json').unlink()
@@ -224,11 +224,11 @@ def test_gpus_are_shared_out_and_the_batch_stays_the_configs(monkeypatch, tmp_pa
     assert room(None, 2).slots == (('7', '3'), ('5', '1'))
     with pytest.raises(UserError, match='number of visible GPUs is 5'):
         room(None, 6)
-    command = Work(Cell('configs/shapes/student.py'), tmp_path, processes=2).command()
-    assert command[0].endswith('dist_train.sh') and command[2] == '2'
+    command = Work(Cell('shapes/student'), tmp_path, processes=2).command()
+    assert '--nproc_per_node=2' in command and command[command.index('--launcher') + 1] == 'pytorch'
     assert 'train_dataloader.batch_size=16' in command
     with pytest.raises(UserError, match='batches of 32, which 3 GPUs'):
-        Work(Cell('configs/shapes/student.py'), tmp_path, processes=3).command()
+        Work(Cell('shapes/student'), tmp_path, processes=3).command()
 
 
 @pytest.mark.parametrize('metrics, columns', [
@@ -246,13 +246,13 @@ def test_the_columns_of_an_evaluation(metrics, columns):
 
 def test_a_run_counted_in_epochs_is_done_when_it_was_evaluated_after_its_last_row(tmp_path):
     from hgd_det.experiments.cells import Cell, Work
-    work = Work(Cell('configs/shapes/student.py'), tmp_path)
+    work = Work(Cell('shapes/student'), tmp_path)
     work.note('abc')
     log = tmp_path / '20260101_000000/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
     (tmp_path / 'student.py').write_text('train_cfg = dict(max_epochs=2, val_interval=1)\n')
     (tmp_path / 'last_checkpoint').write_text('epoch_2.pth')
     log.write_text('{"iter": 10, "epoch": 1}\n{"voc/mAP": 0.1}\n{"iter": 20, "epoch": 2}\n')
-    assert work.metrics() is None and work.command()[1].endswith('test.py')
+    assert work.metrics() is None and work.command()[2] == 'test'
     log.write_text(log.read_text() + '{"voc/mAP": 0.2, "voc/AP50/cat": 0.2}\n')
     assert work.command() is None and work.row('x')['iterations'] == '20' and work.row('x')['mAP'] == '0.2000'

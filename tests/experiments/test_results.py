@@ -10,8 +10,9 @@ from hgd_det.experiments import results
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def row(config='configs/a.py', options='', seed=0, **more):
-    return dict(config=config, options=options, seed=str(seed), mAP='0.5000', commit='abc', **more)
+def row(config='a', method='', options='', seed=0, **more):
+    return dict(config=config, method=method, options=options, seed=str(seed), mAP='0.5000', commit='abc',
+                **more)
 
 
 def test_a_row_is_added_once_and_the_first_one_stays(tmp_path):
@@ -19,18 +20,19 @@ def test_a_row_is_added_once_and_the_first_one_stays(tmp_path):
     assert results.add(row(mAP_11points='0.4'), file)
     assert not results.add(row() | {'mAP': '0.9000'}, file)
     assert results.add(row(seed=1), file) and results.add(row(options='a=1'), file)
+    assert results.add(row(method='hgd'), file)
     rows = results.read(file)
-    assert list(rows) == [('configs/a.py', '', 0), ('configs/a.py', '', 1), ('configs/a.py', 'a=1', 0)]
-    assert rows['configs/a.py', '', 0]['mAP'] == '0.5000'
+    assert list(rows) == [('a', '', '', 0), ('a', '', '', 1), ('a', '', 'a=1', 0), ('a', 'hgd', '', 0)]
+    assert rows['a', '', '', 0]['mAP'] == '0.5000'
     assert results.add(row() | {'mAP': '0.9000'}, file, replace=True)
-    assert [each['mAP'] for each in results.read(file).values()] == ['0.9000', '0.5000', '0.5000']
+    assert [each['mAP'] for each in results.read(file).values()] == ['0.9000', *3 * ['0.5000']]
     assert [path.name for path in file.parent.iterdir()] == ['results.csv']    # no lock, no half file
 
 
 def _add(file, worker):
     for seed in range(15):
         results.add(row(seed=seed, device=f'worker {worker}'), file)
-        results.add(row(config=f'configs/{worker}.py', seed=seed), file)
+        results.add(row(config=f'{worker}', seed=seed), file)
 
 
 def test_two_processes_that_add_lose_and_double_nothing(tmp_path):
@@ -50,7 +52,7 @@ def test_two_processes_that_add_lose_and_double_nothing(tmp_path):
 @pytest.mark.parametrize('text, message', [
     ('config,seed\na,0\n', 'has the columns config, seed'),
     (','.join(results.COLUMNS) + '\na,b\n', 'line 2'),
-    (','.join(results.COLUMNS) + '\n' + 'x,' * 13 + 'x\n', 'its seed is no number')])
+    (','.join(results.COLUMNS) + '\n' + 'x,' * 14 + 'x\n', 'its seed is no number')])
 def test_another_kind_of_file_is_refused_and_left_as_it_is(tmp_path, text, message):
     file = tmp_path / 'results.csv'
     file.write_text(text)

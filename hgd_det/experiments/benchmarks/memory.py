@@ -20,10 +20,10 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
         yield compare(batch, 300, rounds, GOAL.get(batch, ''))
 
 
-def compare(batch: int, size: int, rounds: int, goal: str = '', config: str = '') -> Row:
+def compare(batch: int, size: int, rounds: int, goal: str = '', pair: str = '') -> Row:
     """(HGD - student) / teacher of the peaks, each of a process of its own."""
     from hgd_det.experiments.benchmarks.step import SSD
-    peaks = [[peak(what, config or SSD, batch, size) / 1e6 for what in ('hgd', 'alone', 'teacher')]
+    peaks = [[peak(what, pair or SSD, batch, size) / 1e6 for what in ('hgd', 'alone', 'teacher')]
              for _ in range(rounds)]
     extra, teacher = [hgd - alone for hgd, alone, _ in peaks], [last for *_, last in peaks]
     middle = sorted(range(rounds), key=lambda i: extra[i] / teacher[i])[rounds // 2]
@@ -33,19 +33,19 @@ def compare(batch: int, size: int, rounds: int, goal: str = '', config: str = ''
                [more / own for more, own in zip(extra, teacher, strict=True)], goal)
 
 
-def peak(what: str, config: str, batch: int, size: int) -> int:
+def peak(what: str, pair: str, batch: int, size: int) -> int:
     """Bytes that some steps take at most, beyond libraries, models and batch, in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
-        return pool.submit(_peak, what, config, batch, size).result()
+        return pool.submit(_peak, what, pair, batch, size).result()
 
 
-def _peak(what: str, config: str, batch: int, size: int) -> int:
+def _peak(what: str, pair: str, batch: int, size: int) -> int:
     import torch
 
     from hgd_det.engine.cost import peak_of
     from hgd_det.experiments.benchmarks.step import HALFWAY, Steps
     torch.set_num_threads(1)
-    steps = Steps(config)
+    steps = Steps(pair)
     side = steps.side('alone' if what == 'alone' else 'hgd')
     steps.take(batch, size)
     work = partial(side.step, HALFWAY)

@@ -20,7 +20,7 @@ from hgd_det.experiments.benchmarks.measure import Row, row
 from hgd_det.experiments.processes import free_port, tail
 from hgd_det.paths import ROOT
 
-CONFIG, BATCH = 'configs/shapes/hgd.py', 32
+PAIR, METHOD, BATCH = 'shapes', 'hgd', 32
 WARM, STEPS = 6, 12
 ROUNDS = 3      # at most, since each starts four trainings
 # what is measured, and beside what; each is (processes, workers of each)
@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
                   for _ in range(min(options.rounds, ROUNDS))]
     for what, *sides in SIDES:
         ours, other = (np.array([found[side] for found in rounds]) for side in sides)
-        yield row(f'{CONFIG}, batch {BATCH}, {what}, wall clock', 'images/s', float(np.median(ours)),
-                  float(np.median(other)), ours / other)
+        yield row(f'{PAIR} --method {METHOD}, batch {BATCH}, {what}, wall clock', 'images/s',
+                  float(np.median(ours)), float(np.median(other)), ours / other)
 
 
 def throughput(folder: Path, processes: int, workers: int) -> float:
@@ -51,8 +51,9 @@ def throughput(folder: Path, processes: int, workers: int) -> float:
     log = folder / 'log.txt'
     with log.open('wb') as out:
         done = subprocess.run(
-            ['bash', 'tools/dist_train.sh', CONFIG, str(processes), '--no-validate', '--work-dir',
-             f'{folder}/run', '--cfg-options', *(f'{key}={value}' for key, value in changes.items())],
+            ['bash', 'tools/dist_train.sh', PAIR, str(processes), '--method', METHOD, '--no-validate',
+             '--work-dir', f'{folder}/run', '--cfg-options',
+             *(f'{key}={value}' for key, value in changes.items())],
             cwd=ROOT, env=os.environ | dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=free_port()),
             stdout=out, stderr=out)
     if done.returncode:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hgd_det.experiments.benchmarks.measure import Row, compare, row, turns
 
-SSD, SHAPES = 'configs/hgd/ssd_half_voc.py', 'configs/shapes/hgd.py'
+SSD, SHAPES = 'ssd_half_voc', 'shapes'     # pairs
 STAGES = {1: [38], 3: [75, 38, 19]}     # of SSD300, whose other choice is all nine
 HALFWAY = 0.5    # of the training: every term counts
 SUM = 'HGD / (student + teacher)'
@@ -41,15 +41,15 @@ class Steps:
     """HGD, its student alone and its teacher alone, over the same batch.
 
     Args:
-        config: One with a term ``hgd``; its teacher and the student begin with random weights.
+        pair: Its teacher and the student begin with random weights.
         term: Other arguments of the term.
     """
 
-    def __init__(self, config: str, **term):
+    def __init__(self, pair: str, **term):
         from hgd_det.engine.runner import load_config
         from hgd_det.paths import read_config
         _register()
-        cfg = load_config(config)
+        cfg = load_config(pair, method='hgd')
         taught = read_config(cfg.model.teacher.model)
         for model in (taught.model, cfg.model.student):
             model.backbone.init_cfg = None

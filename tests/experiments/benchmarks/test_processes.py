@@ -28,7 +28,7 @@ def test_two_processes_train_and_one_that_cannot_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, 'BATCH', 4)
     shapes.generate(tmp_path / 'data', train=8, test=1)
     assert 0.1 < processes.throughput(tmp_path, 2, 0) < 1e4
-    monkeypatch.setattr(processes, 'CONFIG', 'configs/no_such.py')
+    monkeypatch.setattr(processes, 'PAIR', 'no_such')
     with pytest.raises(UserError, match=r'training with 1 processes failed; [\s\S]*no_such') as raised:
         processes.throughput(tmp_path, 1, 0)
     assert 'ChildFailedError' not in str(raised.value)     # what torchrun adds
