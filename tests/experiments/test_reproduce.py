@@ -1,6 +1,7 @@
 """Matrices of cells: what is run, what is not, and what is left of them after a kill."""
 import csv
 import io
+import json
 import os
 import random
 import signal
@@ -105,6 +106,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     status, said = run(matrix)
     assert status == 1 and 'seed 5, not of' in said and not (tmp_path / 'work/teacher_0/starts').exists()
     assert len(rows(matrix.file)) == 2    # the students alone
+
+
+def test_a_cell_of_a_time_when_a_method_was_a_file_is_gone_on_with(tmp_path):
+    from hgd_det.experiments.cells import Cell, Work
+    work = Work(Cell('shapes', 'hgd', '', 1), tmp_path)
+    before = dict(config='configs/shapes/hgd.py', options='', seed=1, commits=['abc'])
+    (tmp_path / 'cell.json').write_text(json.dumps(before))
+    work.note('def')
+    assert work.record() == dict(config='shapes', method='hgd', options='', seed=1, commits=['abc', 'def'])
+    with pytest.raises(UserError, match='is of shapes hgd seed 1, not of shapes hint seed 1'):
+        Work(Cell('shapes', 'hint', '', 1), tmp_path).record()
 
 
 def test_a_second_one_in_the_same_folder_is_refused(tmp_path):
