@@ -1,4 +1,4 @@
-"""Measure what a training step costs under several configs or methods: time and memory, relative to one.
+"""Measure what a training step costs under several configs or methods: time and memory, side by side.
 
 A pair of detectors is measured under each method, another config as it is. Each takes steps on one batch
 of its own training set, spread evenly over its training, in turns with the others; on the CPU. Loading data
