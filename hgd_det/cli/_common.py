@@ -44,17 +44,24 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', metavar='CONFIG',
-                        help='path of a config; relative paths count from the working folder, then '
-                             'from the project')
+                        help='path of a config, from the working folder or from the project, or the name '
+                             'of a pair of detectors in configs/pairs')
+    add_method(parser)
     parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', action='extend',
                         default=[],
                         help='change the config, as in model.bbox_head.num_classes=3 or '
                              'train_dataloader.batch_size=8; lists as "[a,b]"')
 
 
+def add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--method', metavar='METHOD',
+                        help='how the teacher of a pair teaches: a name in configs/methods, several as '
+                             'hgd+logit_kd, or a file of your own')
+
+
 def add_run(parser: argparse.ArgumentParser, what: str = 'logs and checkpoints go (default: work_dirs'
             ) -> None:
-    parser.add_argument('--work-dir', metavar='DIR', type=folder, help=f'where {what}/NAME-OF-CONFIG)')
+    parser.add_argument('--work-dir', metavar='DIR', type=folder, help=f'where {what}/CONFIG/METHOD)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started a data-parallel job (torchrun: pytorch)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -76,10 +83,10 @@ def configure(args: argparse.Namespace, trains: bool = True):
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # old launchers give it as argument
     trust_checkpoints(args.trust_checkpoint)
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, args.method)
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not trains:
-        cfg.work_dir = str(default_work_dir(find_config(args.config), TESTS))
+        cfg.work_dir = str(default_work_dir(find_config(args.config), args.method, TESTS))
     return cfg

@@ -24,10 +24,10 @@ def run(args: argparse.Namespace) -> int:
     from hgd_det.outputs import keep_originals, named_files
 
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say must not get into the JSON
-        cfg = load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options, args.method)
         if args.json not in (None, '-'):
             keep_originals([args.json], named_files([str(args.config), cfg.to_dict()]), force=args.force)
-        facts = {'config': str(args.config), **describe(cfg)}
+        facts = {'config': ' '.join(filter(None, (args.config, args.method))), **describe(cfg)}
     text = json.dumps(facts, indent=2, default=str)
     if args.json == '-':
         print(text)

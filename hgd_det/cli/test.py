@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from hgd_det.cli._common import add_config, add_force, add_run, at_least, configure, folder, json_file
 
@@ -77,7 +76,7 @@ def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
     if not cfg.get('test_dataloader'):
         raise UserError('the config has no test_dataloader, so there is nothing to test on')
     if is_a_trainings(cfg.work_dir):    # where `load_config` lets the config be trained
-        cfg.work_dir = str(default_work_dir(Path(cfg.filename), TESTS))
+        cfg.work_dir = str(default_work_dir(cfg.filename, root=TESTS))
     files = weights(cfg, checkpoint)  # before anything slow
     content = load(checkpoint) if checkpoint else {}
     cfg.load_from, cfg.resume = None, False
@@ -148,7 +147,8 @@ def _write(args: argparse.Namespace, metrics: dict, files: list) -> None:
     from hgd_det.compat import versions
 
     tested = [{'path': str(file), 'sha256': sha256(file)} for file in files]
-    result = {'metrics': metrics, 'config': str(args.config), 'cfg_options': args.cfg_options,
+    result = {'metrics': metrics, 'config': str(args.config), 'method': args.method,
+              'cfg_options': args.cfg_options,
               'checkpoint': tested[0] if args.checkpoint else tested, 'versions': versions()}
     atomic_write(json.dumps(result, indent=2) + '\n', args.json)
     print(f'written to {args.json}')

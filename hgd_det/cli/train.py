@@ -54,6 +54,11 @@ def _apply(cfg, args: argparse.Namespace) -> None:
                if not cfg.get(key)]
     if missing:
         raise UserError(f'{args.config} cannot be trained: it has no {", ".join(missing)}')
+    model = cfg.get('model') or {}
+    if model.get('type') == 'Distiller' and not model.get('terms'):
+        raise UserError(f'{args.config} is a pair of detectors and says nothing of how one teaches the '
+                        'other; give a --method, as hgd-det methods lists them, or train the '
+                        'student\'s own config')
     if args.amp:
         if get_device() == 'cpu':
             raise UserError('--amp needs a GPU, and none is visible')

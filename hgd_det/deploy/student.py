@@ -42,18 +42,20 @@ class Student:
 
 
 def load_student(checkpoint: str | Path, config: str | Path | None = None,
-                 options: Sequence[str] = (), peer: str | None = None) -> Student:
+                 options: Sequence[str] = (), peer: str | None = None,
+                 method: str | None = None) -> Student:
     """The student of a checkpoint of any kind: of plain training, of a distillation, exported.
 
     Without `config` the one inside the checkpoint is read: it is data, and passes the gate before anything
     is built from it.
-    A checkpoint of another config is refused with the keys that differ. `peer` names a term that trained
+    A checkpoint of another config is refused with the keys that differ. `method` is one
+    to add to a pair (see `read_config`); `peer` names a term that trained
     a detector of its own beside the student (DML): that one is taken instead.
     """
     content = load(checkpoint)
     meta = meta_of(content, checkpoint)
     if config is not None:
-        cfg = load_config(config, options)
+        cfg = load_config(config, options, method)
     else:
         cfg = _config_inside(meta, checkpoint)
         change(cfg, options, checkpoint)

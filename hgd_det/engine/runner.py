@@ -27,7 +27,7 @@ from hgd_det.engine.faults import run_errors
 from hgd_det.engine.mistakes import check_config, need_model, user_errors
 from hgd_det.engine.replay import ReplayRunner
 from hgd_det.errors import UserError, near
-from hgd_det.paths import find_config, read_config
+from hgd_det.paths import config_name, find_config, method_name, read_config
 
 # top-level names that are read from a config; any other is a variable its own lines have used up
 READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg', 'compile',
@@ -42,13 +42,15 @@ TESTS = 'work_dirs/test'     # below it, what is tested logs; a training's folde
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3    # glibc's malloc.h
 
 
-def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None) -> Config:
-    """A config by its path (see `find_config`), changed by `key=value` options."""
+def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None,
+                method: str | None = None) -> Config:
+    """A config by its path (see `find_config`), with a method added to it (see `read_config`), changed by
+    `key=value` options."""
     path = find_config(path)
-    cfg = read_config(path)
+    cfg = read_config(path, method)
     _check_names(cfg, path)
     change(cfg, options, path)
-    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path))
+    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path, method))
     return cfg
 
 
@@ -72,14 +74,10 @@ def _check_names(cfg: Config, path: Path) -> None:
                             'variable of your own another name)')
 
 
-def default_work_dir(config: Path, root: str = 'work_dirs') -> Path:
-    """`configs/hgd/ssd_half_voc.py` works in `work_dirs/hgd/ssd_half_voc`: many share a last name."""
-    parts = config.with_suffix('').parts
-    if 'configs' in parts:
-        parts = parts[len(parts) - parts[::-1].index('configs'):]
-    else:
-        parts = parts[-1:]
-    return Path(root, *parts)
+def default_work_dir(config: str | Path, method: str | None = None, root: str = 'work_dirs') -> Path:
+    """`configs/ssd/ssd300_half_voc.py` works in `work_dirs/ssd/ssd300_half_voc`: many share a last name; the
+    pair `shapes` with the method `hgd` in `work_dirs/shapes/hgd`."""
+    return Path(root, config_name(config), method_name(method) if method else '')
 
 
 def parse_options(options: Sequence[str] | Mapping | None) -> dict:
