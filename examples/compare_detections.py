@@ -22,7 +22,7 @@ def detector(config, checkpoint):
 
     import hgd_det.registered  # noqa: F401
     from hgd_det.checkpoint import load
-    from hgd_det.engine.runner import load_config, plain
+    from hgd_det.training.runner import load_config, plain
     from hgd_det.weights import load_into, student_state_dict
 
     cfg = plain(load_config(config))

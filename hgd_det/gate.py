@@ -217,10 +217,6 @@ def _registries(names: tuple[str, ...]) -> list:
     from mmdet import registry as lower
     from mmengine import registry as upper
 
-    import hgd_det.engine.health
-    import hgd_det.engine.hooks
-    import hgd_det.engine.identity
-    import hgd_det.engine.progress
     import hgd_det.registered  # noqa: F401
     from hgd_det.distill.registry import TERMS
 

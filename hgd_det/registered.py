@@ -1,24 +1,28 @@
 """Import this and MMDetection knows every component of ours: models, terms, data sets, metrics, hooks.
 
-Configs do it with ``custom_imports = dict(imports=['hgd_det.registered'])``.
+Configs do it with ``custom_imports = dict(imports=['hgd_det.registered'])``. What lies below the training's
+runner does not import it: whoever reads a config does.
 """
+
+import importlib
 
 import mmdet.models  # noqa: F401
 
-import hgd_det.data.datasets
-import hgd_det.data.ssd_augment
-import hgd_det.data.voc_folders
-import hgd_det.distill.distiller
-import hgd_det.engine.distill_hook
-import hgd_det.engine.hooks
-import hgd_det.engine.log_processor
-import hgd_det.engine.metrics
-import hgd_det.engine.progress
-import hgd_det.models  # noqa: F401
 from hgd_det.compat import evaluated, mmdet_fixes
 from hgd_det.compat.guard import guard_mmengine
+
+COMPONENTS = (
+    'models',
+    'data.datasets', 'data.ssd_augment', 'data.voc_folders',
+    'distill.distiller',
+    'evaluation.metrics',
+    'training.distill_hook', 'training.health', 'training.hooks', 'training.identity',
+    'training.log_processor', 'training.progress', 'training.resume', 'training.signals',
+)
+
+for _name in COMPONENTS:
+    importlib.import_module(f'hgd_det.{_name}')
 
 mmdet_fixes.apply()
 evaluated.apply()
 guard_mmengine()  # from here on no checkpoint that mmengine reads can run code
-

@@ -16,10 +16,10 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 import hgd_det.registered  # noqa: F401
-from hgd_det.engine.runner import READ, load_config
 from hgd_det.experiments.tables import table
 from hgd_det.models import count
 from hgd_det.paths import find_method, names, read_config
+from hgd_det.training.runner import READ, load_config
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py'))

@@ -1,5 +1,5 @@
-"""Imports point down only: cli -> experiments -> report -> deploy -> engine, data -> distill -> models ->
-compat; and a term sees no model."""
+"""Imports point down only: cli -> experiments -> report -> deploy -> training -> evaluation, data, distill ->
+models -> compat; and a term sees no model."""
 import ast
 from pathlib import Path
 
@@ -11,12 +11,13 @@ MAY = {
     'models': {'compat', 'models'},
     'distill': {'compat', 'models', 'distill'},
     'data': {'compat', 'data'},
-    'engine': {'compat', 'models', 'distill', 'data', 'engine'},
-    'deploy': {'compat', 'models', 'distill', 'data', 'engine', 'deploy'},
-    'report': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report'},
-    'experiments': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'experiments'},
-    'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'experiments', 'cli'},
+    'evaluation': {'compat', 'models', 'evaluation'},
+    'training': {'compat', 'models', 'distill', 'data', 'evaluation', 'training'},
+    'deploy': {'compat', 'models', 'distill', 'data', 'evaluation', 'training', 'deploy'},
 }
+MAY['report'] = MAY['deploy'] | {'report'}
+MAY['experiments'] = MAY['report'] | {'experiments'}
+MAY['cli'] = MAY['experiments'] | {'cli'}
 LEAVES = {'errors', 'paths', 'checkpoint', 'weights', 'outputs', 'gate', 'literal', '__version__',
           'MAX_PIXELS', 'registered', 'safe_types'}
 # The files at the package's root beside them: what each may import. `registered` names what registers itself
@@ -25,8 +26,8 @@ ROOTS = {
     'literal': {'errors'}, 'outputs': {'errors', 'paths'},
     'checkpoint': {'errors', 'paths', 'safe_types'}, 'weights': {'errors', 'paths', 'checkpoint'},
     # the gate knows what is registered, wherever it is
-    'gate': {'errors', 'paths', 'checkpoint', 'registered', *MAY['engine']},
-    'registered': MAY['engine'], 'testing': MAY['deploy'], '__main__': {'cli'},
+    'gate': {'errors', 'paths', 'checkpoint', 'registered', *MAY['training']},
+    'registered': MAY['training'], 'testing': MAY['deploy'], '__main__': {'cli'},
 }
 # What starts processes, or code of its own in them
 STARTERS = ('subprocess', 'multiprocessing', 'concurrent', 'fcntl', 'torch.multiprocessing',
@@ -76,6 +77,29 @@ def test_every_folder_of_the_package_is_a_package():
 
 def test_every_layer_is_told():
     assert {p.relative_to(PACKAGE).parts[0] for p in FILES} == MAY.keys()
+
+
+def test_nothing_leads_back_to_itself():
+    """Of what a file imports when it is imported itself: what a function imports is there by then."""
+    files = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__'): p
+             for p in [*FILES, *PACKAGE.glob('*.py')]}
+    graph = {}
+    for name, path in files.items():
+        package = ('hgd_det', *path.relative_to(PACKAGE).parent.parts)
+        found = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = '.'.join(package[:len(package) - node.level + 1]) if node.level else ''
+                module = '.'.join(part for part in (base, node.module) if part)
+                found |= {f'{module}.{alias.name}' for alias in node.names} | {module}
+        found = {n.removeprefix('hgd_det.') for n in found}
+        graph[name] = {n for n in found if n in files and n != name and not name.startswith(f'{n}.')}
+    while leaves := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, f'circles among {sorted(graph)}'
 
 
 def test_the_report_starts_no_process():

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from hgd_det.engine.runner import default_work_dir, load_config
 from hgd_det.errors import UserError
 from hgd_det.paths import ROOT, config_name, find_config, method_name, read_config
+from hgd_det.training.runner import default_work_dir, load_config
 
 PAIR = '''
 model = dict(type='Distiller', student=dict(type='Small'), teacher=dict(model='big.py', checkpoint='big'),

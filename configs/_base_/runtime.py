@@ -12,11 +12,8 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
-custom_hooks = [
-    dict(type='NumClassCheckHook'),
-    dict(type='CheckInvalidLossHook', interval=50, priority='VERY_LOW'),
-    dict(type='DistillHook'),  # checks a distillation before its first step; idle without one
-]
+# The others that every run has are listed in hgd_det/training/hook_list.py; hooks=dict(NAME=dict(...)) gives
+# one of them other arguments
 
 env_cfg = dict(
     cudnn_benchmark=True,  # every batch has the same size

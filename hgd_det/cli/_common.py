@@ -78,8 +78,8 @@ def configure(args: argparse.Namespace, trains: bool = True):
     """The config that `add_config` and `add_run` describe. What does not train has a folder of its own, never
     the one where the config is trained."""
     from hgd_det.checkpoint import trust_checkpoints
-    from hgd_det.engine.runner import TESTS, default_work_dir, load_config
     from hgd_det.paths import find_config
+    from hgd_det.training.runner import TESTS, default_work_dir, load_config
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # old launchers give it as argument
     trust_checkpoints(args.trust_checkpoint)

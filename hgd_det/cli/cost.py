@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
 
     from hgd_det.checkpoint import atomic_write
     from hgd_det.deploy.tables import plain
-    from hgd_det.engine.cost import measure
-    from hgd_det.engine.generations import each
-    from hgd_det.engine.runner import load_config
     from hgd_det.errors import UserError
+    from hgd_det.experiments.cost import measure
     from hgd_det.experiments.results import as_csv
     from hgd_det.outputs import keep_originals, named_files
+    from hgd_det.training.generations import each
+    from hgd_det.training.runner import load_config
 
     for name, value in (('--repeat', args.repeat), ('--threads', args.threads)):
         if value < 1:

@@ -28,9 +28,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--images {args.images}: at least one must be looked at')
     found, out = [], sys.stdout
     with contextlib.redirect_stdout(sys.stderr):    # what libraries say must not get into the findings
+        import hgd_det.registered  # noqa: F401  what configs name
         from hgd_det.checkpoint import trust_checkpoints
-        from hgd_det.engine.doctor import examine
-        from hgd_det.engine.runner import load_config
+        from hgd_det.training.doctor import examine
+        from hgd_det.training.runner import load_config
         trust_checkpoints(args.trust_checkpoint)
         cfg = load_config(args.config, args.cfg_options, args.method)
         missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(key)]

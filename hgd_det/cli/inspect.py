@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from hgd_det.checkpoint import atomic_write
-    from hgd_det.engine.runner import load_config
     from hgd_det.outputs import keep_originals, named_files
+    from hgd_det.training.runner import load_config
 
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say must not get into the JSON
         cfg = load_config(args.config, args.cfg_options, args.method)
@@ -44,7 +44,7 @@ def describe(cfg) -> dict:
     from mmengine.registry import init_default_scope
 
     import hgd_det.registered  # noqa: F401
-    from hgd_det.engine.mistakes import need_model, user_errors
+    from hgd_det.training.mistakes import need_model, user_errors
 
     need_model(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmdet')

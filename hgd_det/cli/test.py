@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mmengine.dist import is_main_process
 
-    from hgd_det.engine.folder import not_a_trainings
-    from hgd_det.engine.runner import orderly_end
     from hgd_det.outputs import keep_originals, named_files
+    from hgd_det.training.folder import not_a_trainings
+    from hgd_det.training.runner import orderly_end
 
     if args.work_dir:
         not_a_trainings(args.work_dir)
@@ -66,10 +66,10 @@ def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
 
     from hgd_det.checkpoint import load
     from hgd_det.deploy.evaluate import compare_names
-    from hgd_det.engine.folder import is_a_trainings
-    from hgd_det.engine.mistakes import user_errors
-    from hgd_det.engine.runner import TESTS, build_runner, default_work_dir, plain
     from hgd_det.errors import UserError
+    from hgd_det.training.folder import is_a_trainings
+    from hgd_det.training.mistakes import user_errors
+    from hgd_det.training.runner import TESTS, build_runner, default_work_dir, plain
     from hgd_det.weights import class_names, load_into, student_state_dict
 
     cfg = plain(cfg)

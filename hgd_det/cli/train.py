@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hgd_det.engine.generations import train
-    from hgd_det.engine.mistakes import user_errors
-    from hgd_det.engine.runner import orderly_end
-    from hgd_det.engine.signals import Interrupted, listening
+    from hgd_det.training.generations import train
+    from hgd_det.training.mistakes import user_errors
+    from hgd_det.training.runner import orderly_end
+    from hgd_det.training.signals import Interrupted, listening
 
     cfg = configure(args)
     _apply(cfg, args)

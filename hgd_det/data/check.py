@@ -14,7 +14,7 @@ from hgd_det import MAX_PIXELS
 from hgd_det.errors import UserError
 
 from . import coco, images, sources, voc
-from .findings import UNFIT, Finding, Report
+from .findings import UNFIT, Finding, Report, fold
 
 # Pairs of roles that must not share images.
 APART = (('train', 'val'), ('train', 'test'), ('trainval', 'test'), ('val', 'test'))
@@ -209,10 +209,6 @@ def hint(name: str, classes) -> str:
     """Names the class that differs only in case, spaces, hyphens or underscores."""
     near = [one for one in classes if fold(one) == fold(name)]
     return f' (meant {near[0]!r}?)' if near else ''
-
-
-def fold(name: str) -> str:
-    return ''.join(name.casefold().replace('_', ' ').replace('-', ' ').split())
 
 
 def _check_coco(source, classes, report, done, pool, workers, max_pixels, progress) -> Checked:

@@ -15,6 +15,7 @@ from pathlib import Path
 from hgd_det.checkpoint import atomic_write, replacing
 
 from . import coco, images, voc
+from .findings import fold
 
 
 def write(out: Path, checked: list, classes) -> list[str]:
@@ -71,7 +72,6 @@ def image_link(images_folder: Path, link: Path) -> None:
 
 def _spelling(classes, results) -> dict:
     """folded name -> the spelling meant: the class list's, or the commonest in the data."""
-    from .check import fold
     if classes is not None:
         return {fold(name): name for name in classes}
     totals = sum((result.classes for result in results), Counter())
@@ -83,7 +83,6 @@ def _spelling(classes, results) -> dict:
 
 def _annotation(source, name: str, classes, spelling: dict, folder: Path) -> Counter:
     """Copy or correct one annotation; counts removed and changed objects."""
-    from .check import fold
     path = source.annotations / f'{name}.xml'
     target = folder / f'{name}.xml'
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -142,3 +142,8 @@ def _classes(counts: dict) -> str:
     top = sorted(counts.items(), key=lambda item: -item[1])
     shown = ', '.join(f'{plain(name)} {n}' for name, n in top[:8])
     return f'{len(top)} classes ({shown}{", ..." if len(top) > 8 else ""})'
+
+
+def fold(name: str) -> str:
+    """A class name as two spellings of it have in common."""
+    return ''.join(name.casefold().replace('_', ' ').replace('-', ' ').split())

@@ -19,9 +19,9 @@ from hgd_det.checkpoint import sha256, trust_checkpoints
 from hgd_det.compat import versions
 from hgd_det.deploy.evaluate import evaluate
 from hgd_det.deploy.runtime import Model, OnnxModel, open_model
-from hgd_det.engine.runner import load_config
 from hgd_det.errors import UserError
 from hgd_det.models.complexity import count
+from hgd_det.training.runner import load_config
 
 IMAGES = 64    # as many different ones are shown, one after another
 TURN = 5       # timed calls before another model has its turn

@@ -16,8 +16,8 @@ import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.deploy.runtime import Model
 from hgd_det.deploy.student import building
-from hgd_det.engine.runner import warn
 from hgd_det.errors import UserError
+from hgd_det.training.runner import warn
 
 
 def evaluate(model: Model, cfg: Config) -> dict[str, float]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from hgd_det.deploy.pictures import Unreadable, read
 from hgd_det.deploy.sources import Source, collect
-from hgd_det.engine.runner import warn
 from hgd_det.errors import UserError
+from hgd_det.training.runner import warn
 
 
 def samples(inputs: Sequence[str | Path], limit: int) -> Iterator[np.ndarray]:

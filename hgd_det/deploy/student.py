@@ -16,11 +16,11 @@ from hgd_det import literal
 from hgd_det.checkpoint import load, meta_of
 from hgd_det.distill.sources import resolve
 from hgd_det.distill.teacher import as_pair
-from hgd_det.engine.mistakes import need_model, user_errors
-from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
 from hgd_det.gate import PARTS, admit, sealed
 from hgd_det.outputs import named_files
+from hgd_det.training.mistakes import need_model, user_errors
+from hgd_det.training.runner import change, load_config, plain
 from hgd_det.weights import class_names, load_into, peer_state_dict, student_state_dict
 
 

@@ -13,7 +13,6 @@ from mmdet.registry import MODELS
 from hgd_det.checkpoint import sha256
 from hgd_det.deploy.bench import cores, cpu
 from hgd_det.deploy.student import building
-from hgd_det.engine.doctor import spread
 from hgd_det.errors import UserError
 from hgd_det.gate import admit
 from hgd_det.report import panels
@@ -22,6 +21,7 @@ from hgd_det.report.detectors import Detector, Scene, Scenes, latencies, look, o
 from hgd_det.report.errors import Outcome, outcome, recalled
 from hgd_det.report.panels import Size, View
 from hgd_det.report.runs import mean_ap
+from hgd_det.training.doctor import spread
 
 IMAGES = 200       # looked at for errors, at most ...
 SECONDS = 60       # ... or as many as take so long

@@ -2,7 +2,7 @@
 import csv
 
 from hgd_det.cli.main import main
-from hgd_det.engine.cost import phases
+from hgd_det.experiments.cost import phases
 
 DISTILL = '''
 _base_ = {student!r}

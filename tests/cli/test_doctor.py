@@ -88,7 +88,7 @@ def test_mistakes_are_named(hgd, capsys):
 @pytest.mark.parametrize('count, wanted, indices', [
     (3, 10, [0, 1, 2]), (10, 4, [0, 3, 6, 9]), (1, 1, [0]), (0, 5, [])])
 def test_what_is_looked_at_is_spread_evenly_and_all_of_it_where_there_is_less(count, wanted, indices):
-    from hgd_det.engine.doctor import spread
+    from hgd_det.training.doctor import spread
     assert spread(count, wanted) == indices
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from hgd_det.cli.inspect import describe, input_size
-from hgd_det.engine.runner import load_config
+from hgd_det.training.runner import load_config
 
 
 def test_the_json_on_stdout_is_nothing_but_json(hgd, capsys):

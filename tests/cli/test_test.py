@@ -27,7 +27,7 @@ def test_the_table_and_the_json_hold_every_class_and_the_means(checkpoint, hgd, 
 
 def test_the_figures_depend_neither_on_the_batch_size_nor_on_the_order_of_training_and_testing(
         checkpoint, config, tmp_path):
-    from hgd_det.engine.runner import load_config
+    from hgd_det.training.runner import load_config
 
     def score(batch):
         cfg = load_config(config, {'test_dataloader.batch_size': batch, 'work_dir': str(tmp_path),

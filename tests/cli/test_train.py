@@ -27,7 +27,7 @@ def test_a_run_leaves_checkpoints_a_log_and_a_pointer_to_the_last(trained):
 
 
 def test_a_cpu_trains_in_channels_last_and_saves_in_the_plain_format(trained, config):
-    from hgd_det.engine.runner import build_runner, load_config
+    from hgd_det.training.runner import build_runner, load_config
     if not torch.cuda.is_available():
         model = build_runner(load_config(config)).model
         kernels = [p for p in model.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
@@ -105,7 +105,7 @@ def test_a_mistake_is_one_message_and_status_two(config, tmp_path, capsys, argum
 
 
 def test_options_that_cannot_have_an_effect_are_named(config, capsys):
-    from hgd_det.engine.runner import load_config
+    from hgd_det.training.runner import load_config
     load_config(config, ['model.bbox_head.num_clases=3', 'data_root=elsewhere', 'train_cgf.x=1',
                          'load_from=x', 'train_dataloader.dataset.indices=4'])
     typo, variable, section = capsys.readouterr().err.splitlines()

@@ -20,7 +20,7 @@ from mmengine.dataset import Compose, DefaultSampler  # noqa: E402
 
 import hgd_det.registered  # noqa: E402,F401
 from hgd_det.data.ssd_augment import SSDAugment  # noqa: E402
-from hgd_det.engine.replay import install  # noqa: E402
+from hgd_det.training.replay import install  # noqa: E402
 
 CONFIG = Config.fromfile(
     Path(__file__).parents[2] / 'configs/_base_/datasets/ssd300_pipelines.py')

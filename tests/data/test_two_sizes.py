@@ -14,9 +14,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 import hgd_det.registered  # noqa: F401
 from hgd_det.data.two_sizes import TwoSizes, install
-from hgd_det.engine.replay import install as replay
 from hgd_det.errors import UserError
 from hgd_det.testing import textured
+from hgd_det.training.replay import install as replay
 
 CONFIG = Config.fromfile(Path(__file__).parents[2] / 'configs/_base_/datasets/ssd300_pipelines.py')
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]

@@ -5,8 +5,8 @@ from hgd_det.cli.test import evaluate as by_runner
 from hgd_det.data.shapes import generate
 from hgd_det.deploy.evaluate import evaluate
 from hgd_det.deploy.runtime import open_model
-from hgd_det.engine.runner import load_config
 from hgd_det.errors import UserError
+from hgd_det.training.runner import load_config
 
 CLASSES = ('disc', 'square', 'star')
 

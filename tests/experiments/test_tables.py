@@ -1,10 +1,10 @@
 import pytest
 
-from hgd_det.engine.runner import load_config
 from hgd_det.errors import UserError
 from hgd_det.experiments.cells import Cell, teacher_of
 from hgd_det.experiments.tables import NAMES, SCALES, table
 from hgd_det.paths import names, read_config
+from hgd_det.training.runner import load_config
 
 TRAINED = ('teacher', 'student alone', 'teacher, distribution head', 'student alone, distribution head')
 

@@ -213,7 +213,7 @@ def test_what_no_verb_builds_is_left_outside(attack, here, sound, capfd):
     assert 'canary' not in made and "'hit'" not in made
     status, said = run(f'predict out/model.pth {sound.image} --out found', capfd)
     assert status == 0, said
-    from hgd_det.engine.runner import load_config
+    from hgd_det.training.runner import load_config
     load_config('out/model.py')    # is a program, and does nothing but assign
 
 
@@ -335,7 +335,7 @@ def test_the_attacks_do_harm_where_a_file_is_trusted(tmp_path, monkeypatch, soun
     for attack in ('a function of a module', 'a backbone', 'a module', 'a scope of a part'):
         file = forged(sound, ATTACKS[attack], 'bad.pth')
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('hgd_det.engine.mistakes.MORE', '')
+            patch.setattr('hgd_det.training.mistakes.MORE', '')
             try:
                 main(f'predict {file} {sound.image} --out out --trust-checkpoint'.split())
             except Exception:

@@ -36,7 +36,7 @@ MOMENTS = {'starting': dict(where='mmengine.runner.runner:Runner.build_model', c
            'in a step': dict(where='mmengine.model.base_model.base_model:BaseModel.train_step', call=5),
            'writing a checkpoint': dict(file='iter_*.pth', writes=[2], moment='whole'),
            'validating': dict(where='mmengine.runner.loops:ValLoop.run_iter', call=1),
-           'waiting for data': dict(where='hgd_det.engine.replay:Seeded.__call__', call=6)}
+           'waiting for data': dict(where='hgd_det.training.replay:Seeded.__call__', call=6)}
 
 
 class Training:

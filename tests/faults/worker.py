@@ -17,8 +17,8 @@ from pathlib import Path
 from yapf.yapflib import yapf_api
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/train.py'
-NEEDED = ('hgd_det.registered', 'hgd_det.cli.main', 'hgd_det.cli.train', 'hgd_det.engine.generations',
-          'hgd_det.engine.health', 'hgd_det.engine.identity', 'mmdet.engine', 'mmdet.visualization',
+NEEDED = ('hgd_det.registered', 'hgd_det.cli.main', 'hgd_det.cli.train', 'hgd_det.training.generations',
+          'hgd_det.training.health', 'hgd_det.training.identity', 'mmdet.engine', 'mmdet.visualization',
           'torch._dynamo')
 
 

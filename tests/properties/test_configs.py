@@ -15,8 +15,8 @@ from hgd_det.data import sources
 from hgd_det.distill import options
 from hgd_det.distill.registry import TERMS, build_term, split_entry
 from hgd_det.distill.schedule import Schedule
-from hgd_det.engine import mistakes, runner
 from hgd_det.errors import UserError
+from hgd_det.training import mistakes, runner
 
 KNOWN = sorted(name for name, kind in TERMS.module_dict.items() if kind.__module__.startswith('hgd_det.'))
 TERM = st.sampled_from(KNOWN)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgd_det.engine.voc_eval import MODES, evaluate, mean_ap
+from hgd_det.evaluation.voc_eval import MODES, evaluate, mean_ap
 
 CLASSES, IMAGES = 3, 3
 BOX = st.tuples(*[st.integers(0, 20)] * 4).map(

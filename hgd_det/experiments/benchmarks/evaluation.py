@@ -108,7 +108,7 @@ def _voc(images: int, rounds: int) -> Iterator[Row]:
     from mmdet.evaluation.metrics import VOCMetric
     from mmengine.logging import MMLogger
 
-    from hgd_det.engine.metrics import VOCmAP
+    from hgd_det.evaluation.metrics import VOCmAP
     data, meta = samples(images, CLASSES, 200), dict(classes=tuple(f'class {k}' for k in range(CLASSES)))
 
     def processed(metric):
@@ -152,7 +152,7 @@ def in_this_process():
 
 
 def _coco(images: int, rounds: int) -> Row:
-    from hgd_det.engine import metrics
+    from hgd_det.evaluation import metrics
     metric, data = metrics.COCOmAP(), samples(images, 80, 100)
     metric.dataset_meta = dict(classes=tuple(f'class {k}' for k in range(80)))
     metric.process({}, data)

@@ -42,8 +42,8 @@ def peak(what: str, pair: str, batch: int, size: int) -> int:
 def _peak(what: str, pair: str, batch: int, size: int) -> int:
     import torch
 
-    from hgd_det.engine.cost import peak_of
     from hgd_det.experiments.benchmarks.step import HALFWAY, Steps
+    from hgd_det.experiments.cost import peak_of
     torch.set_num_threads(1)
     steps = Steps(pair)
     side = steps.side('alone' if what == 'alone' else 'hgd')

@@ -20,7 +20,7 @@ SUM = 'HGD / (student + teacher)'
 
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
-    from hgd_det.engine.runner import keep_freed_memory
+    from hgd_det.training.runner import keep_freed_memory
     keep_freed_memory()
     few = max(1, options.rounds // 3)
     shapes = Steps(SHAPES)    # the small ones first: no training shares its heap with SSD300
@@ -46,8 +46,8 @@ class Steps:
     """
 
     def __init__(self, pair: str, **term):
-        from hgd_det.engine.runner import load_config
         from hgd_det.paths import read_config
+        from hgd_det.training.runner import load_config
         _register()
         cfg = load_config(pair, method='hgd')
         taught = read_config(cfg.model.teacher.model)
@@ -60,8 +60,8 @@ class Steps:
 
     def side(self, name: str):
         """The training of ``hgd`` or of the student ``alone``, built when it is first asked for."""
-        from hgd_det.engine.cost import Training
-        from hgd_det.engine.runner import plain
+        from hgd_det.experiments.cost import Training
+        from hgd_det.training.runner import plain
         if name not in self.sides:
             torch.manual_seed(0)
             config = self.config if name == 'hgd' else plain(self.config)

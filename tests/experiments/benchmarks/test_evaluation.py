@@ -16,7 +16,7 @@ def test_every_comparison_asserts_equal_values_and_yields_its_row():
 
 
 def test_a_difference_is_not_measured_but_raised(monkeypatch):
-    from hgd_det.engine import voc_eval
+    from hgd_det.evaluation import voc_eval
     monkeypatch.setattr(voc_eval, 'mean_ap', lambda results, mode: 0.5)
     with pytest.raises(AssertionError):
         next(evaluation._voc(20, 1))

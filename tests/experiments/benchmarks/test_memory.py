@@ -2,9 +2,9 @@
 import pytest
 
 pytest.importorskip('mmdet')
-from hgd_det.engine.cost import peak_of  # noqa: E402
 from hgd_det.experiments.benchmarks import memory  # noqa: E402
 from hgd_det.experiments.benchmarks.step import SHAPES  # noqa: E402
+from hgd_det.experiments.cost import peak_of  # noqa: E402
 
 
 def test_a_row_sets_what_hgd_adds_beside_the_teachers_own_peak():

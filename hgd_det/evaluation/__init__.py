@@ -1,0 +1,1 @@
+"""What a detector is worth: VOC's and COCO's measures."""
