@@ -1,6 +1,6 @@
-"""Packaging. Supported is an editable install from a checkout, `pip install -e .`: the configs and
-tools that the documentation speaks of are then at hand. `make setup` does that, with every version
-pinned by constraints.txt."""
+"""Packaging. From a checkout, `pip install -e .` has everything that the documentation speaks of at hand, and
+`make setup` does that, with every version pinned by constraints.txt. A wheel holds the package and, in it,
+`configs/`; not the tools, the tests and the results."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
-    packages=find_packages(include=['hgd_det', 'hgd_det.*']),
+    # in the wheel configs/ are data of the package; hgd_det/paths.py looks in both places
+    packages=[*find_packages(include=['hgd_det', 'hgd_det.*']), 'hgd_det.configs'],
+    package_dir={'hgd_det.configs': 'configs'},
+    package_data={'hgd_det.configs': ['**/*.py']},
     entry_points={'console_scripts': ['hgd-det = hgd_det.cli.main:main']},
     # The onedl packages are the maintained continuations of mmengine, mmcv and mmdet, under the
     # same import names. For the classic stack install this package with --no-deps, see Makefile.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -135,8 +136,11 @@ def check_archive(path: Path, examine: Callable[[Path, list[str]], None]) -> Non
             if broken := archive.testzip():
                 raise UserError(f'checkpoint {path} ({size:,} bytes) is damaged: wrong checksum in its '
                                 f'part {broken!r}. {AGAIN}')
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError,
-            struct.error) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, LookupError,
+            OverflowError, struct.error) as error:
+        # a damaged name of a part is no text, a damaged date no number
         raise UserError(f'checkpoint {path} ({size:,} bytes) is truncated or damaged: {error}. '
                         f'{AGAIN}') from error
 
@@ -151,6 +155,20 @@ def _load_safetensors(path: Path) -> dict:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f'checkpoint {path} is truncated or damaged: {error}. {AGAIN}') from error
+
+
+def meta_of(content: Mapping, path: str | os.PathLike) -> dict:
+    """What the checkpoint, loaded from `path`, says of itself; of safetensors, in the file's header."""
+    if Path(path).suffix != '.safetensors':
+        return content['meta'] if isinstance(content.get('meta'), Mapping) else {}
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as file:
+        text = (file.metadata() or {}).get('hgd_det')
+    try:
+        meta = json.loads(text or '{}')
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: what hgd-det export noted in it is damaged: {error}') from None
+    return meta if isinstance(meta, dict) else {}
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -196,28 +214,62 @@ def atomic_write(data: bytes | str, path: str | os.PathLike) -> None:
 
 
 # ----------------------------------------------------------------------------------------- resuming
+KINDS = ('epoch', 'iter')     # in the names that runs give unless their config says otherwise
+
+
+def run_checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """What a run may have saved in its folder to go on from, the highest number of each kind of name first.
+
+    The folder's own files alone: a pointer in it (`last_checkpoint`) may be that of a run it was copied from.
+    """
+    # the best checkpoint is kept without the optimizer's state
+    found = (path for path in Path(folder).glob('*_*.pth') if not path.name.startswith('best_'))
+    return sorted(found, key=lambda path: (_named(path)[0] not in KINDS, _named(path)[0], -_named(path)[1]))
+
+
 def newest_intact(folder: str | os.PathLike) -> tuple[Path | None, list[str]]:
     """The newest checkpoint in a folder that a run can resume from, and why newer were skipped."""
-    folder = Path(folder)
-    # the best checkpoint is kept without the optimizer's state
-    candidates = {path for path in folder.glob('*_*.pth') if not path.name.startswith('best_')}
-    with contextlib.suppress(OSError, ValueError):
-        # may lie elsewhere, see CheckpointHook's out_dir
-        last = Path((folder / 'last_checkpoint').read_text().strip())
-        if last.is_file():
-            candidates = {path for path in candidates if not path.samefile(last)} | {last}
-    skipped = []
-    for path in sorted(candidates, key=_age, reverse=True):
+    path, _, skipped = newest(folder)
+    return path, skipped
+
+
+def newest(folder: str | os.PathLike) -> tuple[Path | None, dict, list[str]]:
+    """As `newest_intact`, with its content. The newest is that of the most iterations, by what the file says;
+    when it was last touched does not count, since copying a folder changes that."""
+    best, skipped, closed = None, [], set()
+    for path in run_checkpoints(folder):
+        kind, number = _named(path)
+        if kind in closed or (best and kind not in KINDS):
+            continue
         try:
             content = load(path)
         except UserError as error:
             skipped.append(str(error))
             continue
-        if {'optimizer', 'message_hub', 'meta'} <= content.keys():
-            return path, skipped
-        skipped.append(f'checkpoint {path} holds weights only, without the state of the optimizer')
-    return None, skipped
+        meta = content.get('meta')
+        if not {'optimizer', 'message_hub'} <= content.keys() or not isinstance(meta, Mapping):
+            skipped.append(f'checkpoint {path} holds weights only, without the state of the optimizer')
+            continue
+        inside = meta.get('epoch' if kind == 'epoch' else 'iter')
+        # a copy under a higher number than its own may hide what lies further down
+        if kind not in KINDS or (isinstance(inside, int) and inside >= number):
+            closed.add(kind)
+        if best is None or _iterations(content) > _iterations(best[1]):
+            best = path, content
+    if best is None and not skipped:
+        with contextlib.suppress(OSError, ValueError):
+            last = Path((Path(folder) / 'last_checkpoint').read_text().strip())
+            skipped.append(f'{folder} has no checkpoint of its own; its last_checkpoint names {last}, and is '
+                           'not followed out of the folder: give that file itself')
+    return (*best, skipped) if best else (None, {}, skipped)
 
 
-def _age(path: Path) -> tuple[int, int]:
-    return path.stat().st_mtime_ns, int(re.search(r'(\d*)$', path.stem)[1] or 0)
+def _named(path: Path) -> tuple[str, int]:
+    """`iter_12.pth` as `('iter', 12)`; -1 without a number."""
+    found = re.fullmatch(r'(.*?)_?(\d*)', path.stem)
+    return found[1], int(found[2] or -1)
+
+
+def _iterations(content: Mapping) -> int:
+    done = content['meta'].get('iter')
+    return done if isinstance(done, int) else -1

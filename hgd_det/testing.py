@@ -283,6 +283,18 @@ def png(width: int, height: int, rows: int = 0, grey: bool = False) -> bytes:
     return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', content) + chunk(b'IEND', b''))
 
 
+def textured(width: int, height: int, seed: int = 0):
+    """An image (H, W, 3) of noise with the spectrum of photographs: amplitude falls as 1 / frequency."""
+    import numpy as np
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    grey = [np.fft.irfft2(np.fft.rfft2(rng.normal(size=(height, width))) / frequency, (height, width))
+            for _ in range(3)]
+    image = np.stack([grey[0] + 0.3 * other for other in grey], 2)
+    return np.clip(128 + 55 * image / image.std(), 0, 255).astype(np.uint8)
+
+
 def digests(*folders: Path) -> dict[Path, str]:
     """Of every file below some folders the sha256: whether something changed."""
     return {path: hashlib.sha256(path.read_bytes()).hexdigest()

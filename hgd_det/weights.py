@@ -5,6 +5,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -56,6 +57,18 @@ def _tensors(weights: Mapping) -> Iterator[tuple[str, torch.Tensor]]:
             yield key.removeprefix('module.'), value
 
 
+def refuse_not_finite(weights: Mapping, what: str | Path) -> None:
+    """A detector computes with NaN or inf in silence, and finds nothing: name the tensors that hold any."""
+    sick = [f'{key} ({int((~value.isfinite()).sum()):,} of {value.numel():,} values)'
+            for key, value in _tensors(weights) if value.is_floating_point() and not value.isfinite().all()]
+    if sick:
+        named = ', '.join(sick[:8])
+        more = f', and {len(sick) - 8} more' if len(sick) > 8 else ''
+        raise UserError(f'{what}: {len(sick)} of its tensors hold values that are not finite (NaN, inf): '
+                        f'{named}{more}. Such a detector finds nothing. Take a checkpoint from before its '
+                        'training went wrong, or a copy that is whole')
+
+
 def class_names(checkpoint: Mapping) -> tuple[str, ...] | None:
     """The classes that the run recorded; a file of another tool may hold anything in their place."""
     found = checkpoint
@@ -97,11 +110,13 @@ def compare(own: Mapping, given: Mapping) -> Difference:
 
 def load_into(model: nn.Module, state_dict: Mapping, *, what: str,
               strict: bool = True) -> Difference:
-    """Copy weights into the model; return what did not fit, or with `strict` refuse it.
+    """Copy weights into the model; return what did not fit, or with `strict` refuse it. Weights that are not
+    finite are refused.
 
     `what` names the weights in the message. After an error the model holds a part of them and must
     not be used.
     """
+    refuse_not_finite(state_dict, what)
     own = model.state_dict()
     misshaped = compare(own, state_dict).misshaped
     fitting = OrderedDict((key, value) for key, value in state_dict.items()

@@ -126,7 +126,7 @@ def trained(hgd, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def free_port() -> str:
-    from hgd_det.report import processes
+    from hgd_det.experiments import processes
     return processes.free_port()
 
 

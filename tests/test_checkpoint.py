@@ -19,7 +19,7 @@ from hgd_det.checkpoint import (
     replacing,
     trust_checkpoints,
 )
-from hgd_det.engine.guard import guard_mmengine
+from hgd_det.compat.guard import guard_mmengine
 from hgd_det.errors import UserError
 
 WEIGHTS = {'a': torch.arange(6.).reshape(2, 3), 'n': torch.tensor(3)}
@@ -230,8 +230,9 @@ def test_the_newest_intact_checkpoint_is_found_and_the_skipped_are_named(tmp_pat
     assert len(skipped) == 2 and 'empty' in ''.join(skipped) and 'weights only' in ''.join(skipped)
 
 
-def test_a_checkpoint_kept_elsewhere_is_found_through_the_pointer(tmp_path):
+def test_a_checkpoint_kept_elsewhere_is_named_and_not_followed(tmp_path):
     (tmp_path / 'run').mkdir()
     resumable(tmp_path / 'final.pth', 1000)
     (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / 'final.pth'))
-    assert newest_intact(tmp_path / 'run') == (tmp_path / 'final.pth', [])
+    found, (reason,) = newest_intact(tmp_path / 'run')
+    assert found is None and str(tmp_path / 'final.pth') in reason and 'give that file itself' in reason

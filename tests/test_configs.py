@@ -1,6 +1,8 @@
-"""Every config below configs/ loads and builds; detectors that train alone take one step."""
+"""Every config below configs/ loads and builds, and every pair with every method; detectors that train alone
+take one step."""
 from copy import deepcopy
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import mmdet.models  # noqa: F401  (registers)
@@ -14,12 +16,23 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 import hgd_det.registered  # noqa: F401
+from hgd_det.engine.runner import READ, load_config
+from hgd_det.experiments.tables import table
 from hgd_det.models import count
+from hgd_det.paths import find_method, names, read_config
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.relative_to(ROOT / 'configs').as_posix()
-                 for path in (ROOT / 'configs').rglob('*.py')
-                 if '_base_' not in path.parts)
+FILES = sorted(path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py'))
+CONFIGS = [path.as_posix() for path in FILES if not {'_base_', 'methods', 'values'} & set(path.parts)]
+PAIRS, METHODS = names('pairs'), names('methods')
+# What needs heads that predict distributions stands on the pairs that have them
+LD = {line.method for line in table('methods', 'shapes').lines if line.config == 'shapes_ld'}
+COMBINATIONS = [(pair, method) for pair in PAIRS for method in METHODS
+                if method not in LD or pair.endswith('_ld')]
+# (file, pair, method): two lines that name a combination
+NAMED = [(f'hgd/{pair}.py', pair, 'hgd') for pair in PAIRS if (ROOT / f'configs/hgd/{pair}.py').exists()] + [
+    ('chen/ssd_half_voc.py', 'ssd_half_voc', 'chen'), ('ld/ssd_half_voc.py', 'ssd_half_voc_ld', 'ld'),
+    ('combined/ssd_half_voc.py', 'ssd_half_voc_ld', 'combined')]
 
 
 @cache
@@ -58,7 +71,8 @@ def reads_the_maps_it_gets(cfg, model):
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 11 and len(ALONE) >= 11
+    assert len(CONFIGS) >= 30 and len(ALONE) >= 11 and len(PAIRS) >= 9 and len(METHODS) >= 24
+    assert LD == {'ld', 'combined'}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -75,12 +89,94 @@ def test_it_loads_and_its_model_builds(name):
         assert head.num_classes == len(metainfo['classes'])
 
 
+def opening(path):
+    """The comment at the top of a config."""
+    lines = (ROOT / 'configs' / path).read_text().splitlines()
+    return lines[:next(i for i, line in enumerate(lines) if not line.startswith('#'))]
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_it_starts_with_the_command_that_runs_it(name):
-    lines = (ROOT / 'configs' / name).read_text().splitlines()
-    comment = lines[:next(i for i, line in enumerate(lines) if not line.startswith('#'))]
     verb = 'test' if _parsed(name).model.type == 'Ensemble' else 'train'
-    assert any(f'python tools/{verb}.py configs/{name}' in line for line in comment)
+    command = f'python tools/{verb}.py configs/{name}' if not name.startswith('pairs/') else \
+        f'hgd-det train {Path(name).stem} --method '
+    assert any(command in line for line in opening(name))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_so_does_a_method(method):
+    line = next(line for line in opening(f'methods/{method}.py') if 'hgd-det train' in line)
+    pair = line.split()[3]
+    assert line.endswith(f'hgd-det train {pair} --method {method}') and (pair, method) in COMBINATIONS
+
+
+def settings(cfg):
+    """What is read of a config, without the variables that its lines have used up."""
+    return {key: value for key, value in cfg._cfg_dict.to_dict().items() if key in READ}
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_every_method_makes_a_whole_config_of_a_pair(pair):
+    alone = read_config(pair)
+    student = settings(alone)['model']['student']
+    for method in [method for one, method in COMBINATIONS if one == pair]:
+        own, cfg = read_config(find_method(method)), load_config(pair, method=method)
+        model = settings(cfg)['model']
+        assert model['terms'].keys() == own.terms.keys() and model['student'] == student, method
+        assert {name: term['type'] for name, term in model['terms'].items()} \
+            == {name: term.type for name, term in own.terms.items()}, method
+        assert ('teacher' in model) == (own.get('teacher', 'pair') is not None), method
+        assert cfg.work_dir == f'work_dirs/{pair}/{method}' and 'values' not in cfg, method
+        # beside the terms a method changes what its file, or the values of the pair, say and no more
+        told = own.keys() | alone.get('values', {}).get(method, {}).keys()
+        changed = {key for key, value in settings(cfg).items()
+                   if key not in ('model', 'work_dir') and value != settings(alone).get(key)}
+        assert changed <= told, method
+
+
+BUILT = [(pair, method) for pair, method in COMBINATIONS
+         if method == 'hgd' or pair == ('shapes_ld' if method in LD else 'shapes')]
+
+
+@pytest.mark.parametrize('pair, method', BUILT, ids='-'.join)
+def test_it_builds_with_every_method(pair, method):
+    init_default_scope('mmdet')
+    model = build(load_config(pair, method=method))
+    assert sorted(model.distill) == sorted(read_config(find_method(method)).terms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('pair, method', [each for each in COMBINATIONS if each not in BUILT], ids='-'.join)
+def test_so_does_every_other_pair(pair, method):
+    test_it_builds_with_every_method(pair, method)
+
+
+@pytest.mark.parametrize('name, pair, method', NAMED)
+def test_a_named_combination_is_that_combination(name, pair, method):
+    lines = [line for line in (ROOT / 'configs' / name).read_text().splitlines() if line and line[0] != '#']
+    assert len(lines) <= 4
+    assert settings(load(name)) == settings(read_config(pair, method))
+    assert Config.fromstring(read_config(pair, method).pretty_text, '.py')._cfg_dict \
+        == read_config(pair, method)._cfg_dict    # what a run leaves in its folder is all of it
+
+
+def test_every_file_of_terms_is_a_named_combination_or_a_method():
+    assert {name for name, *_ in NAMED} == {
+        name for name in CONFIGS if _parsed(name).model.type == 'Distiller' and not name.startswith('pairs/')}
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_the_values_of_a_pair_are_of_methods_and_of_terms_that_they_have(pair):
+    for method, value in read_config(pair).get('values', {}).items():
+        terms = read_config(find_method(method)).terms
+        assert value and value.get('terms', {}).keys() <= terms.keys(), method
+
+
+def test_no_config_repeats_ten_lines_of_another():
+    lines = {path: [line for line in map(str.strip, (ROOT / 'configs' / path).read_text().splitlines())
+                    if line and line[0] != '#'] for path in FILES}
+    tens = {path: {tuple(of[i:i + 10]) for i in range(len(of) - 9)} for path, of in lines.items()}
+    assert not [(a, b) for a, b in combinations(FILES, 2) if tens[a] & tens[b]]
 
 
 @pytest.mark.parametrize('name', ALONE)

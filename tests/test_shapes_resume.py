@@ -1,15 +1,16 @@
-"""Every method of configs/shapes goes on after an interruption as if there had been none, bit for bit."""
+"""Every method goes on after an interruption as if there had been none, bit for bit."""
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 
 import hgd_det.registered  # noqa: F401
 from hgd_det.checkpoint import load
 from hgd_det.cli.main import main
+from hgd_det.experiments.tables import table
+from hgd_det.paths import find_method, read_config
 
-SHAPES = Path(__file__).parents[1] / 'configs/shapes'
+PAIRS = {line.method: line.config for line in table('methods', 'shapes').lines if line.method}
 # Of eight steps the first phases of a method, a fifth or more of the training, have at least two: they go
 # on after one, and are over after six.
 STEPS, EARLY, LATE = 8, 1, 6
@@ -17,12 +18,11 @@ LONGER = dict(factor_transfer=['model.terms.factor.pretrain=0.25'])     # a tent
 
 
 def interruptions():
-    """(config, steps after which it is interrupted) of the distilling configs of one training; those of
-    several generations are for their own tests."""
-    configs = {path.stem: Config.fromfile(path) for path in sorted(SHAPES.glob('*.py'))}
-    return [(name, (EARLY, LATE) if has_phases(config.model.terms) else (LATE,))
-            for name, config in configs.items()
-            if config.model.type == 'Distiller' and 'generations' not in config]
+    """(method, steps after which it is interrupted) of the methods of one training; those of several
+    generations are for their own tests."""
+    methods = {name: read_config(find_method(name)) for name in PAIRS}
+    return [(name, (EARLY, LATE) if has_phases(method.terms) else (LATE,))
+            for name, method in methods.items() if 'generations' not in method]
 
 
 def has_phases(terms):
@@ -40,12 +40,13 @@ def folder(tmp_path_factory):
             patch.setattr(f'{place}.FormatCode', lambda text, **options: (text, True), raising=False)
         assert main(['data', 'shapes', 'data/shapes', '--train', '24', '--test', '8']) == 0
         for teacher in ('teacher', 'ld_teacher'):
-            train(teacher, f'work_dirs/shapes/{teacher}', steps=2)
+            train(f'shapes/{teacher}', f'work_dirs/shapes/{teacher}', steps=2)
         yield folder
 
 
 def train(name, work_dir, *flags, steps=STEPS):
-    assert main(['train', f'configs/shapes/{name}.py', '--no-validate', '--work-dir', str(work_dir), *flags,
+    what = [PAIRS[name], '--method', name] if name in PAIRS else [name]
+    assert main(['train', *what, '--no-validate', '--work-dir', str(work_dir), *flags,
                  '--cfg-options', f'train_cfg.max_iters={steps}', 'train_dataloader.batch_size=2',
                  'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
                  f'default_hooks.checkpoint.save_begin={EARLY}',

@@ -3,11 +3,6 @@
 # Train configs/ld/ssd300_vgg16_voc.py first.
 #
 #   python tools/train.py configs/ld/ssd_half_voc.py
-_base_ = '../_base_/distill_voc_half.py'
+_base_ = ['../pairs/ssd_half_voc_ld.py', '../methods/ld.py']
 
-model = dict(
-    student=dict(bbox_head=dict(type='DistributionSSDHead', n=16, lo=-8.0, hi=8.0)),
-    teacher=dict(
-        model='configs/ld/ssd300_vgg16_voc.py', checkpoint='work_dirs/ld/ssd300_vgg16_voc'),
-    terms=dict(ld=dict(
-        type='LD', main_weight=1.0, vlr_weight=0.25, kd_weight=1.0, temperature=10.0)))
+model = dict(terms={{_base_.terms}})

@@ -1,14 +1,12 @@
-# The mean of the three generations that configs/shapes/born_again.py trains; nothing is trained here.
+# The mean of the three generations of the tiny student that Born-Again trains; nothing is
+# trained here.
 #
-#   python tools/train.py configs/shapes/born_again.py
+#   hgd-det train shapes --method born_again
 #   python tools/test.py configs/shapes/born_again_ensemble.py
-_base_ = './student.py'
+_base_ = '../shapes/student.py'
 
 model = dict(
     _delete_=True,
     type='Ensemble',
-    members=[
-        dict(config='configs/shapes/student.py', checkpoint='work_dirs/shapes/born_again/gen1'),
-        dict(config='configs/shapes/student.py', checkpoint='work_dirs/shapes/born_again/gen2'),
-        dict(config='configs/shapes/student.py', checkpoint='work_dirs/shapes/born_again/gen3'),
-    ])
+    members=[dict(config='configs/shapes/student.py', checkpoint=f'work_dirs/shapes/born_again/gen{number}')
+             for number in (1, 2, 3)])

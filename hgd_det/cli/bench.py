@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust, json_file
+from hgd_det.cli._common import add_force, add_trust, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='OUT', type=json_file,
                         help='also write everything, unrounded, with each call and the versions')
     parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
+    add_force(parser)
     add_trust(parser)
 
 
@@ -48,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from hgd_det.deploy.bench import IMAGES, bench
     from hgd_det.deploy.bench_table import table
     from hgd_det.deploy.samples import samples
+    from hgd_det.outputs import keep_originals, named_files
 
     trust_checkpoints(args.trust_checkpoint)
+    if args.json:
+        keep_originals([args.json], named_files([args.models, args.config, args.map]), force=args.force)
     report = bench(
         args.models, _configs(args), options=args.cfg_options, batches=args.batch, threads=args.threads,
         repeat=args.repeat, warmup=args.warmup, size=args.size and tuple(args.size),

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hgd_det import MAX_PIXELS
-from hgd_det.cli._common import at_least, json_file
+from hgd_det.cli._common import add_force, at_least, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument('target', metavar='CONFIG-or-DIR',
                        help='a config, or a folder in VOC or COCO layout')
     check.add_argument('--json', metavar='OUT', type=json_file, help='also write the findings as JSON')
+    add_force(check)
     check.add_argument('--write-clean', metavar='OUT',
                        help='write cleaned lists and annotations to this new folder')
     check.add_argument('--classes', metavar='A,B,C',
@@ -106,17 +107,18 @@ def _prepare(args) -> int:
 
 
 def _check(args) -> int:
+    from hgd_det.checkpoint import atomic_write
     from hgd_det.data.check import check
+    from hgd_det.outputs import keep_originals, named_files
     classes = None
     if args.classes:
         classes = [name.strip() for name in args.classes.split(',') if name.strip()]
+    if args.json:
+        keep_originals([args.json], named_files([args.target]), force=args.force)
     report = check(args.target, classes=classes, workers=args.workers, examples=args.examples,
                    max_pixels=args.max_pixels, clean=args.write_clean)
     print(report.text())
     if args.json:
-        from pathlib import Path
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report.json() + '\n')
+        atomic_write(report.json() + '\n', args.json)
     sys.stdout.flush()
     return 1 if report.count('break') or report.count('bias') else 0

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hgd_det.report.demo import Settings, demo
+    from hgd_det.experiments.demo import Settings, demo
 
     print(demo(args.work_dir, Settings(args.seed, args.steps, args.images, tuple(args.cfg_options))))
     return 0

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         from hgd_det.engine.doctor import examine
         from hgd_det.engine.runner import load_config
         trust_checkpoints(args.trust_checkpoint)
-        cfg = load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options, args.method)
         missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(key)]
         if missing:
             raise UserError(f'{args.config} cannot be trained: it has no {", ".join(missing)}')

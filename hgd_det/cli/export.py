@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust, at_least
+from hgd_det.cli._common import add_force, add_method, add_trust, at_least
 
 FORMATS = ('pth', 'safetensors', 'onnx', 'torch')
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              '.onnx .pt2')
     parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', action='extend', default=[],
                         help='change the config, as in model.test_cfg.score_thr=0.3')
+    add_method(parser)
     parser.add_argument('--peer', metavar='TERM',
                         help='instead of the student the detector that this term trained beside it (DML)')
     parser.add_argument('--format', nargs='+', choices=FORMATS, default=[],
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='how many images of DATA are compared (50); mAP takes all')
     parser.add_argument('--bench', action='store_true',
                         help='time the forms beside the checkpoint (hgd-det bench does more)')
+    add_force(parser)
     add_trust(parser)
 
 
@@ -42,11 +44,16 @@ def run(args: argparse.Namespace) -> int:
     import hgd_det.deploy.export as deploy
     from hgd_det.checkpoint import trust_checkpoints
     from hgd_det.deploy.student import load_student
+    from hgd_det.errors import UserError
 
+    if args.method and args.config == 'auto':
+        raise UserError(f'--method {args.method}: the config inside a checkpoint has its method; give the '
+                        'pair in place of "auto"')
     trust_checkpoints(args.trust_checkpoint)
     student = load_student(args.checkpoint, None if args.config == 'auto' else args.config,
-                           args.cfg_options, args.peer)
-    done = deploy.export(student, args.out, args.format, with_nms=args.with_nms, half=args.fp16)
+                           args.cfg_options, args.peer, args.method)
+    done = deploy.export(student, args.out, args.format, with_nms=args.with_nms, half=args.fp16,
+                         force=args.force)
     for path in (*done.files.values(), done.config, done.card):
         print(f'{path}  {path.stat().st_size / 1e6:.2f} MB')
     failed = bool(args.verify) and not _verify(args, student, done)
@@ -80,7 +87,10 @@ def _verify(args, student, done) -> bool:
     done.facts['verified'] = table(rows, own, markdown=True)
     deploy.write_card(done)
     for row in rows:
-        if not row.holds:
+        if row.broken:
+            print(f'{row.name} or the checkpoint puts out values that are not finite on {row.broken} of '
+                  f'{row.images} images', file=sys.stderr)
+        elif not row.holds:
             print(f'{row.name} is not the same network as the checkpoint: see the table',
                   file=sys.stderr)
     return all(row.holds for row in rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust, folder
+from hgd_det.cli._common import add_force, add_trust, folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'detector, the coarsest of 10 pixels or more last)')
     parser.add_argument('--score', type=float, default=0.3, metavar='S',
                         help='leave out boxes that score less (0.3)')
+    add_force(parser)
     add_trust(parser)
 
 
@@ -33,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
     from hgd_det.checkpoint import trust_checkpoints
     from hgd_det.deploy.pictures import Unreadable, read
-    from hgd_det.deploy.sources import collect
+    from hgd_det.deploy.sources import check_places, collect
     from hgd_det.errors import UserError
+    from hgd_det.outputs import named_files
     from hgd_det.report.detectors import open_detector
     from hgd_det.report.sheets import Sheets
 
@@ -43,13 +45,15 @@ def run(args: argparse.Namespace) -> int:
     trust_checkpoints(args.trust_checkpoint)
     sources = [source for source in collect(args.images, args.out) if not source.video]
     pairs = [(args.config, args.checkpoint), *args.beside]
+    places = [Path(args.out, f'{source.name}.features.png') for source in sources]
+    check_places(sources, places, list(named_files(pairs)), force=args.force)
     sheets = Sheets([open_detector(checkpoint, None if config == 'auto' else config,
                                    f'{Path(checkpoint).resolve().parent.name}/{Path(checkpoint).stem}')
                      for config, checkpoint in pairs], args.stages, args.score)
     skipped = 0
-    for source in sources:
+    for source, place in zip(sources, places, strict=True):
         try:
-            sheets.write(read(source.path), Path(args.out, f'{source.name}.features.png'))
+            sheets.write(read(source.path), place)
         except Unreadable as error:
             print(f'{source.path} is left out: {error}', file=sys.stderr)
             skipped += 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_config, json_file
+from hgd_det.cli._common import add_config, add_force, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument('--json', metavar='OUT', nargs='?', const='-', type=json_file,
                         help='as JSON, to this file or, without a name, instead of the text')
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,9 +21,13 @@ def run(args: argparse.Namespace) -> int:
 
     from hgd_det.checkpoint import atomic_write
     from hgd_det.engine.runner import load_config
+    from hgd_det.outputs import keep_originals, named_files
 
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say must not get into the JSON
-        facts = {'config': str(args.config), **describe(load_config(args.config, args.cfg_options))}
+        cfg = load_config(args.config, args.cfg_options, args.method)
+        if args.json not in (None, '-'):
+            keep_originals([args.json], named_files([str(args.config), cfg.to_dict()]), force=args.force)
+        facts = {'config': ' '.join(filter(None, (args.config, args.method))), **describe(cfg)}
     text = json.dumps(facts, indent=2, default=str)
     if args.json == '-':
         print(text)
@@ -48,11 +53,12 @@ def describe(cfg) -> dict:
         model = MODELS.build(cfg.model)
     facts = {'input_size': list(size), 'student': _cost(getattr(model, 'student', model), size),
              'teacher': None}
-    if (teacher := getattr(model, 'teacher', None)) is not None:
-        facts['teacher'] = _cost(teacher.detector, teacher.input_size or size)
-        facts['teacher'] |= {'config': teacher.name, 'checkpoint': teacher.checkpoint}
+    teachers = {name: _cost(teacher.detector, teacher.input_size or size)
+                | {'config': teacher.name, 'checkpoint': teacher.checkpoint}
+                for name, teacher in getattr(model, 'teachers', {}).items()}
+    facts |= teachers if set(teachers) <= {'teacher'} else {'teachers': teachers}
     if hasattr(model, 'describe'):  # a distiller: pairs and terms
-        for detector in (model.student, model.teacher and model.teacher.detector):
+        for detector in (model.student, *(teacher.detector for teacher in model.teachers.values())):
             _draw(detector)
         facts |= model.describe()
     return facts
@@ -97,16 +103,18 @@ def _cost(detector, size) -> dict:
 def show(facts: dict) -> str:
     height, width = facts['input_size']
     lines = [f'{facts["config"]}, input {height}x{width}']
-    for who in ('student', 'teacher'):
-        if facts.get(who):
-            cost = facts[who]
+    costs = {who: facts.get(who) for who in ('student', 'teacher')}
+    costs |= {f'teacher {name}': cost for name, cost in facts.get('teachers', {}).items()}
+    for who, cost in costs.items():
+        if cost:
             lines.append(f'{who}: {cost["params"]:,} parameters, {cost["macs"] / 1e9:.2f} G '
                          'multiply-adds')
             lines += [f'  {each["name"]:<10} {each["channels"]:>5} x {each["size"][0]} x {each["size"][1]}'
                       for each in cost['maps']]
     for name, term in facts.get('terms', {}).items():
         weight = term['schedule']['weight']
-        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["needs"])}')
+        whose = f', learns from {term["teacher"]}' if 'teachers' in facts and term['teacher'] else ''
+        lines.append(f'{name}: {term["type"]}, weight {weight}, needs {", ".join(term["needs"])}{whose}')
         lines += _table(term.get('pairs') or [])
     return '\n'.join(lines)
 

@@ -1,4 +1,4 @@
-"""List the distillation terms, or explain one: its formula, options and configs."""
+"""List the distillation terms, or explain one: its formula, options and methods."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe() -> list[dict]:
 
     import hgd_det.registered  # noqa: F401
     from hgd_det.distill.registry import TERMS
-    used = _configs()
+    used = _methods()
     found = []
     for name, term in sorted(TERMS.module_dict.items()):
         doc = inspect.getdoc(term) or ''
@@ -42,7 +42,7 @@ def describe() -> list[dict]:
         found.append(dict(
             name=name, summary=doc.partition('\n')[0], needs=sorted(term.needs),
             schedule=dict(term.schedule), options={k: _plain(v) for k, v in options.items()},
-            configs=used.get(name, []), doc=doc))
+            methods=used.get(name, []), doc=doc))
     return found
 
 
@@ -50,23 +50,16 @@ def _plain(value):
     return value if isinstance(value, (str, int, float, bool, type(None), list, tuple)) else repr(value)
 
 
-def _configs() -> dict[str, list[str]]:
-    """The configs that use a term, by its type: those with least beside it first, small before large.
-
-    Read as text: a config of the project names a term as ``type='HGD'``, in its own lines or a base's.
-    """
-    import re
-
-    from hgd_det.distill.registry import TERMS
-    from hgd_det.paths import ROOT
-    kinds = {}
-    for path in sorted((ROOT / 'configs').rglob('*.py')):
-        if '_base_' not in path.parts and 'ablation' not in path.parts:
-            named = set(re.findall(r"type='(\w+)'", path.read_text())) & set(TERMS.module_dict)
-            for name in named:
-                place = path.relative_to(ROOT).as_posix()
-                kinds.setdefault(name, []).append((len(named), '/shapes/' not in place, place))
-    return {name: [path for *_, path in sorted(entries)] for name, entries in kinds.items()}
+def _methods() -> dict[str, list[str]]:
+    """Of each term, by its type, the methods in `configs/methods` that have it: those with least beside it
+    first."""
+    from hgd_det.paths import find_method, names, read_config
+    kinds: dict[str, list] = {}
+    for method in names('methods'):
+        types = {term.type for term in read_config(find_method(method)).terms.values()}
+        for kind in types:
+            kinds.setdefault(kind, []).append((len(types), method))
+    return {kind: [name for _, name in sorted(entries)] for kind, entries in kinds.items()}
 
 
 def _pick(found: list[dict], name: str) -> dict:
@@ -84,13 +77,13 @@ def _pick(found: list[dict], name: str) -> dict:
 
 
 def _table(found: list[dict]) -> str:
-    """Two lines per term: what it teaches; what it reads and the smallest config that uses it."""
+    """Two lines per term: what it teaches; what it reads and the method that is little else."""
     width = max(len(each['name']) for each in found)
     lines = []
     for each in found:
-        config = each['configs'][0] if each['configs'] else 'no config'
+        method = f'--method {each["methods"][0]}' if each['methods'] else 'in no method'
         lines += [f'{each["name"]:<{width}}  {each["summary"]}',
-                  f'{"":<{width}}  reads {", ".join(each["needs"])}; {config}']
+                  f'{"":<{width}}  reads {", ".join(each["needs"])}; {method}']
     return '\n'.join([*lines, '', 'hgd-det methods NAME prints its formula.'])
 
 
@@ -98,4 +91,4 @@ def _explain(term: dict) -> str:
     schedule = ', '.join(f'{key}={value}' for key, value in term['schedule'].items())
     return '\n'.join([term['name'], '', term['doc'], '', f'Reads: {", ".join(term["needs"])}',
                       f'Schedule unless told otherwise: {schedule or "weight=1.0"}',
-                      *(f'Config: {path}' for path in term['configs'])])
+                      *(f'Method: hgd-det train PAIR --method {name}' for name in term['methods'])])

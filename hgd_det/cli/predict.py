@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust
+from hgd_det.cli._common import add_force, add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='leave out what scores less (0.3)')
     parser.add_argument('--batch-size', type=int, default=8, metavar='N', help='images per step (8)')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads of the model')
+    add_force(parser)
     add_trust(parser)
     parser.add_argument('--no-pictures', action='store_true', help='write predictions.json alone')
 
@@ -31,15 +32,18 @@ def run(args: argparse.Namespace) -> int:
     import time
     from pathlib import Path
 
-    from hgd_det.deploy.predict import RESULT, predict
-    from hgd_det.deploy.sources import collect
+    from hgd_det.deploy.predict import RESULT, places, predict
+    from hgd_det.deploy.sources import check_places, collect
+    from hgd_det.outputs import named_files
 
     _check(args)
     sources = collect(args.images, args.out)
+    check_places(sources, places(sources, args.out, not args.no_pictures),
+                 list(named_files([args.model, args.config])), force=args.force)
     model = _model(args)
     started = time.monotonic()
     report = predict(model, sources, args.out, score=args.score, batch_size=args.batch_size,
-                     draw=not args.no_pictures)
+                     draw=not args.no_pictures, force=args.force)
     seconds = time.monotonic() - started
     print(f'{len(report.images)} images in {seconds:.1f} s, {len(report.annotations)} boxes with score '
           f'>= {args.score:g}: {Path(args.out, RESULT)}')

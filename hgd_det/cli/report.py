@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_trust, at_least
+from hgd_det.cli._common import add_force, add_trust, at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--title', default='Distillation report', help='above the page')
     parser.add_argument('--no-models', action='store_true',
                         help='open no checkpoint: the page holds what the logs say')
+    add_force(parser)
     add_trust(parser)
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--score {args.score:g}: a score lies between 0 and 1')
     trust_checkpoints(args.trust_checkpoint)
     out = write_report(args.folders, args.out, images=args.images, models=not args.no_models,
-                       score=args.score, bench=args.bench, title=args.title,
+                       score=args.score, bench=args.bench, title=args.title, force=args.force,
                        say=lambda text: print(f'{text} ...', file=sys.stderr))
     print(f'written to {out} ({out.stat().st_size / 1e6:.1f} MB)')
     return 0

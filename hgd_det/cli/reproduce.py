@@ -1,8 +1,9 @@
 """Run every cell of the HGD paper's tables and print our numbers beside the paper's.
 
-A cell is a config with its options and a seed. It trains in a process and a folder of its own; when it is
-done, its row is added to results/SCALE.csv. Rows that are there already count and are not run again. Stopped
-or killed at any moment, the same command goes on where it was.
+A cell is a pair of detectors with a method, its options and a seed. It trains in a process and a folder of
+its own; when it is done, its row is added to results/SCALE.csv, of the checkout or, without one, of the
+working folder. Rows that are there already count and are not run again. Stopped or killed at any moment,
+the same command goes on where it was.
 """
 from __future__ import annotations
 
@@ -35,17 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from hgd_det.paths import ROOT
-    from hgd_det.report import comparison, results
-    from hgd_det.report.reproduce import Matrix, costs, plan, reproduce, room
-    from hgd_det.report.tables import table
+    from hgd_det.experiments import comparison, results
+    from hgd_det.experiments.reproduce import Matrix, costs, plan, reproduce, room
+    from hgd_det.experiments.tables import table
 
     seeds = _seeds(args.seeds)
     tables = [table(name, args.scale) for name in dict.fromkeys(args.tables)]
     where, extra, status = room(args.jobs, args.gpus_per_cell), ' '.join(args.cfg_options), 0
     files = {}
     for scale in dict.fromkeys(each.scale for each in tables):
-        files[scale] = Path(args.results or ROOT / 'results' / f'{scale}.csv')
+        files[scale] = Path(args.results or results.FOLDER / f'{scale}.csv')
         matrix = Matrix([each for each in tables if each.scale == scale], seeds, Path(args.work_dir),
                         files[scale], where, extra=extra, again=args.again)
         if args.dry_run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hgd_det.cli._common import add_config, add_run, at_least, configure, folder, json_file
+from hgd_det.cli._common import add_config, add_force, add_run, at_least, configure, folder, json_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'names those of its members')
     # by itself argparse takes an optional positional for missing once a flag follows CONFIG
     parser.parse_args = parser.parse_intermixed_args
-    add_run(parser)
+    add_run(parser, 'the log goes, not the folder of a training (default: work_dirs/test')
     parser.add_argument('--json', metavar='OUT', type=json_file,
                         help='also write the figures, unrounded, with the versions and the sha256 '
                              'of the checkpoint')
+    add_force(parser)
     parser.add_argument('--batch-size', type=at_least(1), metavar='N',
                         help='images per step (the figures do not depend on it)')
     parser.add_argument('--show-dir', metavar='DIR', type=folder,
@@ -28,9 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mmengine.dist import is_main_process
 
+    from hgd_det.engine.folder import not_a_trainings
     from hgd_det.engine.runner import orderly_end
+    from hgd_det.outputs import keep_originals, named_files
 
-    cfg = configure(args)
+    if args.work_dir:
+        not_a_trainings(args.work_dir)
+    cfg = configure(args, trains=False)
+    if args.json:
+        keep_originals([args.json], named_files([str(args.config), args.checkpoint, cfg.to_dict()]),
+                       force=args.force)
     if args.batch_size:
         cfg.test_dataloader.batch_size = args.batch_size
     if args.show_dir:
@@ -51,20 +59,24 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(cfg, checkpoint: str | None = None) -> dict[str, float]:
     """The metrics of a checkpoint, loaded strictly, or of a detector whose config names its own.
 
-    Of a distiller only the student is built.
+    Of a distiller only the student is built. Its log goes to the config's work_dir, but never into the folder
+    of a training.
     """
     from mmengine.model import is_model_wrapper
 
     from hgd_det.checkpoint import load
     from hgd_det.deploy.evaluate import compare_names
+    from hgd_det.engine.folder import is_a_trainings
     from hgd_det.engine.mistakes import user_errors
-    from hgd_det.engine.runner import build_runner, plain
+    from hgd_det.engine.runner import TESTS, build_runner, default_work_dir, plain
     from hgd_det.errors import UserError
     from hgd_det.weights import class_names, load_into, student_state_dict
 
     cfg = plain(cfg)
     if not cfg.get('test_dataloader'):
         raise UserError('the config has no test_dataloader, so there is nothing to test on')
+    if is_a_trainings(cfg.work_dir):    # where `load_config` lets the config be trained
+        cfg.work_dir = str(default_work_dir(cfg.filename, root=TESTS))
     files = weights(cfg, checkpoint)  # before anything slow
     content = load(checkpoint) if checkpoint else {}
     cfg.load_from, cfg.resume = None, False
@@ -135,7 +147,8 @@ def _write(args: argparse.Namespace, metrics: dict, files: list) -> None:
     from hgd_det.compat import versions
 
     tested = [{'path': str(file), 'sha256': sha256(file)} for file in files]
-    result = {'metrics': metrics, 'config': str(args.config), 'cfg_options': args.cfg_options,
+    result = {'metrics': metrics, 'config': str(args.config), 'method': args.method,
+              'cfg_options': args.cfg_options,
               'checkpoint': tested[0] if args.checkpoint else tested, 'versions': versions()}
     atomic_write(json.dumps(result, indent=2) + '\n', args.json)
     print(f'written to {args.json}')

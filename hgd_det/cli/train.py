@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from hgd_det.cli._common import add_config, add_run, at_least, configure
 
@@ -13,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', metavar='CHECKPOINT', nargs='?', const='auto',
                         help='go on from this checkpoint, or, without a name, from the newest '
                              'intact one in the work directory (a new run if there is none)')
+    parser.add_argument('--anew', action='store_true',
+                        help='begin again where a training lies already: its folder is kept, with a '
+                             'number behind its name')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the total batch size')
@@ -23,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from hgd_det.engine.generations import train
-    from hgd_det.engine.hooks import listening
     from hgd_det.engine.mistakes import user_errors
     from hgd_det.engine.runner import orderly_end
+    from hgd_det.engine.signals import Interrupted, listening
 
     cfg = configure(args)
     _apply(cfg, args)
@@ -33,9 +37,11 @@ def run(args: argparse.Namespace) -> int:
     with orderly_end():
         try:
             with listening(), user_errors():
-                train(cfg, args.resume)
-        except SystemExit as stop:  # by StopHook, after a signal
+                train(cfg, args.resume, args.anew)
+        except SystemExit as stop:  # by a signal
             status = int(stop.code or 0)
+            if isinstance(stop, Interrupted):
+                print('stopped before training began', file=sys.stderr)
     return status
 
 
@@ -48,6 +54,11 @@ def _apply(cfg, args: argparse.Namespace) -> None:
                if not cfg.get(key)]
     if missing:
         raise UserError(f'{args.config} cannot be trained: it has no {", ".join(missing)}')
+    model = cfg.get('model') or {}
+    if model.get('type') == 'Distiller' and not model.get('terms'):
+        raise UserError(f'{args.config} is a pair of detectors and says nothing of how one teaches the '
+                        'other; give a --method, as hgd-det methods lists them, or train the '
+                        'student\'s own config')
     if args.amp:
         if get_device() == 'cpu':
             raise UserError('--amp needs a GPU, and none is visible')

@@ -1,4 +1,4 @@
-"""`nms` and `softnms` of mmcv's extension, in numpy.
+"""`nms`, `softnms` and `nms_match` of mmcv's extension: in numpy on a CPU; elsewhere `nms` on the device.
 
 Signatures, dtypes and arithmetic (single precision; an IoU strictly above the threshold suppresses)
 are the extension's, so results equal the compiled operators'. One thing is stricter: equal scores
@@ -8,8 +8,11 @@ keep their input order, so that results do not depend on the sorting routine of 
 import numpy as np
 import torch
 
+from hgd_det.compat.sampling import single, torchvision_op
 from hgd_det.compat.suppression import greedy, overlaps
 
+ROUNDS = 8  # of suppression between two looks at whether it is over: each look waits for the device
+PAIRS = 1 << 22  # overlaps computed at once on a device
 PACK = 48  # islands smaller than this are compared together, as a call costs more than its work
 
 
@@ -39,7 +42,11 @@ def nms(boxes, scores, iou_threshold, offset=0):
     """Indices of the kept boxes, by descending score. boxes (N, 4) as x1 y1 x2 y2, scores (N,)."""
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.long, device=boxes.device)
-    order = scores.detach().cpu().sort(descending=True, stable=True).indices
+    if boxes.device.type != 'cpu':
+        op = None if offset else torchvision_op('nms', boxes.device)
+        return op(*single(boxes, scores), iou_threshold) if op else on_device(
+            boxes, scores, iou_threshold, offset)
+    order = scores.detach().sort(descending=True, stable=True).indices
     ranked = as_numpy(boxes)[order.numpy()]
     threshold = ranked.dtype.type(iou_threshold)
     if threshold < 0:  # even boxes that do not touch suppress one another
@@ -48,7 +55,51 @@ def nms(boxes, scores, iou_threshold, offset=0):
         keep = np.ones(len(ranked), bool)
         for island in islands(ranked, offset):
             keep[island] = greedy(ranked[island], threshold, offset)
-    return order[torch.from_numpy(keep)].to(boxes.device)
+    return order[torch.from_numpy(keep)]
+
+
+def on_device(boxes, scores, iou_threshold, offset=0):
+    """`nms` in PyTorch, on any device.
+
+    A box survives if no survivor before it suppresses it. Asked again and again of all boxes at once, that
+    settles on the one right answer after as many rounds as the longest chain of suppressions has links.
+    """
+    boxes, scores = single(boxes, scores)
+    order = scores.sort(descending=True, stable=True).indices
+    boxes = boxes[order]
+    rows = max(1, PAIRS // len(boxes))
+    suppresses = torch.cat([iou(block, boxes, offset) > iou_threshold for block in boxes.split(rows)]).triu(1)
+    keep, before = torch.ones_like(suppresses[0]), None
+    while before is None or not torch.equal(keep, before):
+        before = keep
+        for _ in range(ROUNDS):
+            keep = ~(suppresses & keep[:, None]).any(0)
+    return order[keep]
+
+
+def iou(boxes_a, boxes_b, offset):
+    """(N, 4), (M, 4) -> (N, M), in the order of operations of `suppression.overlaps`."""
+    a, b = boxes_a[:, None], boxes_b[None]
+    width = (torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0]) + offset).clamp(min=0)
+    height = (torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1]) + offset).clamp(min=0)
+    area_a, area_b = ((c[..., 2] - c[..., 0] + offset) * (c[..., 3] - c[..., 1] + offset) for c in (a, b))
+    inter = width * height
+    return inter / (area_a + area_b - inter)
+
+
+def nms_match(dets, iou_threshold):
+    """Groups of indices: each box kept, best first, with those that it suppresses (an IoU of the threshold
+    already does). dets (N, 5) as x1 y1 x2 y2 score, on the CPU.
+    """
+    table, groups = as_numpy(dets), []
+    threshold = table.dtype.type(iou_threshold)
+    left = dets[:, 4].detach().sort(descending=True, stable=True).indices.numpy()
+    while len(left):
+        best, left = left[0], left[1:]
+        falls = overlaps(table[best:best + 1, :4], table[left, :4], 0)[0] >= threshold
+        groups.append([int(best), *left[falls].tolist()])
+        left = left[~falls]
+    return groups
 
 
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset=0):

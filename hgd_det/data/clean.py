@@ -8,10 +8,11 @@ layout of the original and takes its place as `data_root`.
 from __future__ import annotations
 
 import json
-import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
+
+from hgd_det.checkpoint import atomic_write, replacing
 
 from . import coco, images, voc
 
@@ -46,7 +47,7 @@ def _voc(out, number, one, keep, names, classes, written) -> list[str]:
     (folder / 'ImageSets' / 'Main').mkdir(parents=True, exist_ok=True)
     stem = source.listing.stem if source.listing else 'trainval'
     listing = folder / 'ImageSets' / 'Main' / f'{stem}.txt'
-    listing.write_text(''.join(f'{result.name}\n' for result in keep))
+    atomic_write(''.join(f'{result.name}\n' for result in keep), listing)
     spelling = _spelling(classes, one.results)
     for result in keep:
         if result.name not in done:
@@ -107,9 +108,10 @@ def _annotation(source, name: str, classes, spelling: dict, folder: Path) -> Cou
             counts['changed'] += 1
             rewrite = True
     if rewrite:
-        ET.ElementTree(annotation.root).write(target, encoding='utf-8')
+        with replacing(target) as file:
+            ET.ElementTree(annotation.root).write(file, encoding='utf-8')
     else:
-        shutil.copyfile(path, target)
+        atomic_write(path.read_bytes(), target)
     return counts
 
 
@@ -163,7 +165,7 @@ def _coco(out, number, one, keep, names, classes, written) -> list[str]:
         text = json.dumps(data)
     except RecursionError:
         return [f'cleaned {source.name}: its values are nested too deep to be written']
-    target.write_text(text)
+    atomic_write(text, target)
     image_link(source.images, out / (source.images.name or 'images'))
     return [f'cleaned {source.name}: {images_gone} images and {boxes_gone} annotations left out, '
             f'{clipped} boxes clipped -> {target}']

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -40,6 +40,10 @@ class SSDAugment(RobustLoadImage):
     - where a JPEG is decoded at 1/2, 1/4 or 1/8 (the window is then at least as large as the output at
       that scale), each pixel is the mean of those it stands for. mmdet skips some of those when it
       resizes: its pixels are rougher. `reduce=False` always decodes whole.
+
+    `also` are more sizes, (width, height), to show the same window at, with the same distortion (`two_sizes`
+    sets it): those pictures are `results['also']`. A JPEG that was decoded too coarsely for one of them is
+    decoded once more.
     """
 
     def __init__(self, scale: tuple[int, int], mean: Sequence[float] = (123.675, 116.28, 103.53),
@@ -69,6 +73,7 @@ class SSDAugment(RobustLoadImage):
         # as `Expand` has it: the mean is given as RGB, and loses its fraction in an image of bytes
         self._ground = np.full((scale[1], scale[0], 3), self.mean[::-1], np.float64).astype(np.uint8)
         self._boxes = self._plan = None
+        self.also: Sequence[tuple[int, int]] = ()
 
     @autocast_box_type()
     def transform(self, results: dict) -> dict | None:
@@ -81,8 +86,12 @@ class SSDAugment(RobustLoadImage):
             return None
         image = results['img']
         window, reduction = self._plan or (self._draw(image), 1)
+        distort = self.photometry.draw()
+        if self.also:
+            results['also'] = [distort(self._view(window, size, image, reduction, results['img_path']))
+                               for size in self.also]
         results.update(
-            img=self.photometry(window.view(image, reduction, self._ground)),
+            img=distort(window.view(image, reduction, self._ground)),
             img_shape=window.output[::-1], ori_shape=window.image[::-1], scale=window.output,
             scale_factor=window.scale, keep_ratio=False, homography_matrix=window.homography,
             flip=window.flip, flip_direction='horizontal' if window.flip else None,
@@ -105,6 +114,15 @@ class SSDAugment(RobustLoadImage):
         # the header tells nothing, or something else than the decoder finds: the image itself decides
         return self._decode(path, 1)
 
+    def _view(self, window: Window, size: tuple[int, int], image: np.ndarray, reduction: int, path: str
+              ) -> np.ndarray:
+        """The window at another size, out of an image that is fine enough for it."""
+        window = replace(window, output=size)
+        if window.reduction < reduction:
+            image, reduction = self._decode(path, window.reduction), window.reduction
+        ground = np.ascontiguousarray(np.broadcast_to(self._ground[:1, :1], (*size[::-1], 3)))
+        return window.view(image, reduction, ground)
+
     def _decode(self, path: str, reduction: int) -> np.ndarray:
         self.color_type = _DECODE[reduction]
         return super()._read(path)
@@ -126,7 +144,7 @@ class Photometry:
     hue_delta: float
     swap_channels: bool
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def draw(self) -> Distortion:
         contrast_last, brighten, contrast, saturate, turn = (not random.randint(2), *map(
             bool, (random.randint(2) for _ in range(4))))
         swap = bool(self.swap_channels and random.randint(2))
@@ -135,23 +153,38 @@ class Photometry:
         saturation = random.uniform(*self.saturation_range)
         hue = random.uniform(-self.hue_delta, self.hue_delta)
         order = random.permutation(3)
+        return Distortion(delta if brighten else None, alpha if contrast else None, contrast_last,
+                          saturation if saturate else None, hue if turn else None, order if swap else None)
 
+
+@dataclass(frozen=True)
+class Distortion:
+    """What was drawn for one sample; None is left undone."""
+    brightness: float | None
+    contrast: float | None
+    contrast_last: bool
+    saturation: float | None
+    hue: float | None
+    order: np.ndarray | None    # of the channels
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         image = image.astype(np.float32)
-        if brighten:
-            image += delta
-        if contrast and not contrast_last:
-            image *= alpha
+        if self.brightness is not None:
+            image += self.brightness
+        if self.contrast is not None and not self.contrast_last:
+            image *= self.contrast
         image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        if turn or saturate:
+        if self.hue is not None or self.saturation is not None:
             # OpenCV takes hues beyond 360 degrees as what they are, but not those below 0
             image = cv2.transform(image, np.float64([
-                [1, 0, 0, hue % 360 if turn else 0], [0, saturation if saturate else 1, 0, 0], [0, 0, 1, 0]]))
-        if saturate and saturation > 1:
+                [1, 0, 0, 0 if self.hue is None else self.hue % 360],
+                [0, 1 if self.saturation is None else self.saturation, 0, 0], [0, 0, 1, 0]]))
+        if self.saturation is not None and self.saturation > 1:
             np.clip(image[..., 1], 0, 1, out=image[..., 1])
         image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
-        if contrast and contrast_last:
-            image *= alpha
+        if self.contrast is not None and self.contrast_last:
+            image *= self.contrast
         # channel by channel in memory, as the model takes them: PackDetInputs has nothing left to copy
         planes = image.transpose(2, 0, 1)
-        planes = planes[order] if swap else np.ascontiguousarray(planes)
+        planes = np.ascontiguousarray(planes) if self.order is None else planes[self.order]
         return planes.transpose(1, 2, 0)

@@ -10,13 +10,12 @@ from mmdet.models.utils.misc import samplelist_boxtype2tensor
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.deploy.runtime import Model
-from hgd_det.engine.mistakes import user_errors
+from hgd_det.deploy.student import building
 from hgd_det.engine.runner import warn
 from hgd_det.errors import UserError
 
@@ -29,7 +28,7 @@ def evaluate(model: Model, cfg: Config) -> dict[str, float]:
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
         raise UserError('the config has no test_dataloader or no test_evaluator, so there is nothing '
                         'to test on')
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+    with building(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         evaluator = Evaluator(cfg.test_evaluator)
         evaluator.dataset_meta = dataset.metainfo

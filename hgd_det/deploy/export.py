@@ -18,6 +18,7 @@ from hgd_det.deploy.graph import DetectorGraph
 from hgd_det.deploy.onnx_file import KEY, program, write
 from hgd_det.deploy.student import Student
 from hgd_det.errors import UserError
+from hgd_det.outputs import keep_originals
 
 FORMATS = {'pth': '.pth', 'safetensors': '.safetensors', 'onnx': '.onnx', 'torch': '.pt2'}
 RUN_ONLY = ('load_from', 'resume', 'work_dir', 'launcher')
@@ -46,11 +47,13 @@ def stem_of(out: str | Path, formats: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def export(student: Student, out: str | Path, formats: Sequence[str] = (), *, with_nms: bool = False,
-           half: bool = False) -> Exported:
-    """Write the student's `formats` (default: pth), its config and its card."""
+           half: bool = False, force: bool = False) -> Exported:
+    """Write the student's `formats` (default: pth), its config and its card; over files that exist with
+    `force` only."""
     stem, formats = stem_of(out, formats)
-    _keep(student, [stem.with_suffix(suffix) for suffix in
-                    (*(FORMATS[name] for name in formats), '.py', '.md', '.json')])
+    keep_originals([stem.with_suffix(suffix) for suffix in
+                    (*(FORMATS[name] for name in formats), '.py', '.md', '.json')],
+                   student.reads, force=force)
     stem.parent.mkdir(parents=True, exist_ok=True)
     cfg = standalone(student)
     facts = card.facts(student, half)
@@ -72,7 +75,7 @@ def export(student: Student, out: str | Path, formats: Sequence[str] = (), *, wi
             with replacing(path) as file:
                 torch.export.save(traced, file, extra_files={f'{KEY}.json': json.dumps(graph_meta)})
     config = stem.with_suffix('.py')
-    atomic_write(f'# The student of {student.path.name}, by hgd-det export {__version__}\n'
+    atomic_write(f'# The student of {ascii(student.path.name)[1:-1]}, by hgd-det export {__version__}\n'
                  + cfg.pretty_text, config)
     facts['files'] = {path.name: dict(format=name, bytes=path.stat().st_size, sha256=sha256(path))
                       for name, path in files.items()}
@@ -81,15 +84,6 @@ def export(student: Student, out: str | Path, formats: Sequence[str] = (), *, wi
     done = Exported(files, config, stem.with_suffix('.md'), facts)
     write_card(done)
     return done
-
-
-def _keep(student: Student, written: Sequence[Path]) -> None:
-    """Refuse to write over the checkpoint, or over the config it is exported with."""
-    given = {Path(path).absolute() for path in (student.path, student.config.filename) if path}
-    for path in written:
-        if path.absolute() in given:
-            raise UserError(f'{path} is what the student is made from, and would be overwritten; give OUT '
-                            'another name')
 
 
 def write_card(done: Exported) -> None:

@@ -160,6 +160,17 @@ def _cut(settings: Settings, anchors: int, classes: int) -> str:
     return '\n'.join(lines)
 
 
+def initializers(path: str | Path) -> dict[str, torch.Tensor]:
+    """The weights in a file; none where the onnx package is not there to read them."""
+    try:
+        from onnx import TensorProto, load, numpy_helper
+    except ImportError:
+        return {}
+    kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    return {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            for tensor in load(path).graph.initializer if tensor.data_type in kinds}
+
+
 def read_note(session) -> str:
     """What `write` noted in the file, as JSON, from an onnxruntime session; '' for files of other origin."""
     return session.get_modelmeta().custom_metadata_map.get(KEY, '')

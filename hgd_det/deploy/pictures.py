@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from hgd_det import MAX_PIXELS
+from hgd_det.checkpoint import atomic_write
 from hgd_det.data.images import MAX_BYTES
 from hgd_det.deploy.postprocess import Detections
 from hgd_det.errors import UserError
@@ -179,19 +181,19 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 # ----------------------------------------------------------------------------------------- writing
 def write(image: np.ndarray, path: Path) -> None:
     """An RGB picture in the format of its suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     done, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise UserError(f'{path}: a picture of {image.shape[1]} x {image.shape[0]} pixels cannot be '
                         'written in this format')
-    path.write_bytes(data)
+    atomic_write(data.tobytes(), path)
 
 
 class VideoFile:
-    """A video that is written frame by frame; it takes its size from the first."""
+    """A video that is written frame by frame; it takes its size from the first, and its name at the end."""
 
     def __init__(self, path: Path, rate: float):
         self.path, self.rate, self._file = path, rate, None
+        self._made = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
 
     def add(self, image: np.ndarray) -> None:
         if self._file is None:
@@ -201,7 +203,7 @@ class VideoFile:
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for codec in ('mp4v', 'MJPG'):    # the first has no room for some frame rates
-            file = cv2.VideoWriter(str(self.path.absolute()), cv2.CAP_FFMPEG,
+            file = cv2.VideoWriter(str(self._made.absolute()), cv2.CAP_FFMPEG,
                                    cv2.VideoWriter_fourcc(*codec), self.rate, (width, height))
             if file.isOpened():
                 return file
@@ -211,3 +213,9 @@ class VideoFile:
     def close(self) -> None:
         if self._file is not None:
             self._file.release()
+            os.replace(self._made, self.path)
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.release()
+        self._made.unlink(missing_ok=True)

@@ -66,11 +66,11 @@ class Report:
 
 
 def predict(model: Model, sources: Sequence[Source], out: str | Path, *, score: float = 0.3,
-            batch_size: int = 8, draw: bool = True) -> Report:
-    """Look at every source, write `out/predictions.json` and, with `draw`, what was seen."""
+            batch_size: int = 8, draw: bool = True, force: bool = False) -> Report:
+    """Look at every source, write `out/predictions.json` and, with `draw`, what was seen; over files that
+    exist with `force` only."""
     out, report = Path(out), Report()
-    if draw:
-        check_places(sources, out)
+    check_places(sources, places(sources, out, draw), [model.path], force=force)
     progress, drawn = Progress(_total(sources)), Drawn(out, model.classes)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)    # a limit of ours comes later
@@ -82,11 +82,20 @@ def predict(model: Model, sources: Sequence[Source], out: str | Path, *, score: 
                     if draw:
                         drawn.add(frame, found)
                 progress.show(len(report.images) + len(report.skipped))
-        finally:
+        except BaseException:
+            drawn.discard()
+            raise
+        else:
             drawn.close()
+        finally:
             progress.close()
     atomic_write(json.dumps(report.coco(model, score)) + '\n', out / RESULT)
     return report
+
+
+def places(sources: Sequence[Source], out: str | Path, draw: bool = True) -> list[Path]:
+    """All that `predict` writes: the pictures of the sources in their order, then the result."""
+    return [*(Path(out, source.drawn) for source in sources if draw), Path(out, RESULT)]
 
 
 def frames(sources: Iterable[Source], skipped: list) -> Iterator[Frame]:
@@ -172,6 +181,11 @@ class Drawn:
     def close(self) -> None:
         if self._video is not None:
             self._video.close()
+            self._video = None
+
+    def discard(self) -> None:
+        if self._video is not None:
+            self._video.discard()
 
 
 class Progress:

@@ -16,12 +16,13 @@ from hgd_det.checkpoint import atomic_write
 from hgd_det.deploy.onnx_file import KEY
 from hgd_det.deploy.runtime import OnnxModel, open_model
 from hgd_det.errors import UserError
+from hgd_det.outputs import keep_originals
 
 ACTIVATIONS = ('Relu', 'Clip')       # Clip: ReLU6
 
 
 def quantize(onnx_path: str | Path, out_path: str | Path, images: Iterable[np.ndarray],
-             limit: int = 200) -> dict:
+             limit: int = 200, force: bool = False) -> dict:
     """Write the file's INT8 form and return what its metadata say.
 
     ::
@@ -38,10 +39,10 @@ def quantize(onnx_path: str | Path, out_path: str | Path, images: Iterable[np.nd
         out_path: Where to write.
         images: RGB, of any sizes; such as the model was trained on.
         limit: Take no more than this many.
+        force: Write over another file.
     """
+    keep_originals([out_path], [onnx_path], force=force)
     model, meta = _open(onnx_path)
-    if Path(out_path).absolute() == Path(onnx_path).absolute():
-        raise UserError(f'{out_path} is the file to quantise, which would be lost; give another name')
     try:
         import onnx
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from hgd_det.deploy.postprocess import Detections, Settings, detections
-from hgd_det.errors import UserError
+from hgd_det.errors import RunError, UserError
+from hgd_det.weights import refuse_not_finite
 
 SUFFIXES = ('.pth', '.pt', '.safetensors', '.onnx', '.pt2')
 
@@ -54,7 +55,7 @@ class Model:
         return None
 
     def detect(self, batch: np.ndarray) -> list[Detections]:
-        boxes, scores = self.raw(batch)
+        boxes, scores = finite(self.raw(batch), self.path)
         return [detections(*each, self.settings) for each in zip(boxes, scores, strict=True)]
 
 
@@ -97,18 +98,18 @@ class TorchModel(Model):
         with torch.inference_mode():
             data = detector.data_preprocessor(data, False)
             found = detector.predict(data['inputs'], data['data_samples'], rescale=rescale)
-        return [Detections(*(sample.pred_instances[key].cpu().numpy()
-                             for key in ('bboxes', 'scores', 'labels'))) for sample in found]
+        found = [[sample.pred_instances[key].cpu().numpy() for key in ('bboxes', 'scores', 'labels')]
+                 for sample in found]
+        return [Detections(*finite(each, self.path)) for each in found]
 
     def _pipeline_of(self, image: np.ndarray) -> dict:
         if self._pipeline is None:
             from mmcv.transforms import Compose
-            from mmengine.registry import DefaultScope
 
-            from hgd_det.deploy.student import test_pipeline
+            from hgd_det.deploy.student import building, test_pipeline
             steps = [dict(step) for step in test_pipeline(self.student.config)
                      if not step['type'].startswith(('Load', 'RobustLoad'))]
-            with DefaultScope.overwrite_default_scope('mmdet'):
+            with building(self.student.config):
                 self._pipeline = Compose(steps)
         return self._pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_id=0, img_path='',
                                    img_shape=image.shape[:2], ori_shape=image.shape[:2]))
@@ -123,6 +124,7 @@ class ProgramModel(Model):
         program, note = load(path)
         self.meta = _parsed(note, path)
         super().__init__(path, *_noted(self.meta, path))
+        refuse_not_finite(program.state_dict, path)
         self.module = program.module()
 
     def raw(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +142,7 @@ class OnnxModel(Model):
             import onnxruntime
         except ImportError:
             raise UserError(f'{path} needs the onnxruntime package: pip install onnxruntime') from None
-        from hgd_det.deploy.onnx_file import read_note
+        from hgd_det.deploy.onnx_file import initializers, read_note
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -150,6 +152,7 @@ class OnnxModel(Model):
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise UserError(f'{path} cannot be run by onnxruntime: {error}') from None
         self.meta = _parsed(read_note(self.session), path)
+        refuse_not_finite(initializers(path), path)
         self.with_nms = len(self.session.get_outputs()) == 3
         super().__init__(path, *_noted(self.meta, path))
 
@@ -159,9 +162,17 @@ class OnnxModel(Model):
     def detect(self, batch: np.ndarray) -> list[Detections]:
         if not self.with_nms:
             return super().detect(batch)
-        boxes, scores, labels = self.session.run(None, {'images': batch})
+        boxes, scores, labels = finite(self.session.run(None, {'images': batch}), self.path)
         return [Detections(b[n >= 0], s[n >= 0], n[n >= 0])
                 for b, s, n in zip(boxes, scores, labels, strict=True)]
+
+
+def finite(outputs: Sequence[np.ndarray], path: Path) -> Sequence[np.ndarray]:
+    """The same, unless some of it is NaN or inf: such scores are above no threshold, and nothing is found."""
+    if not all(np.isfinite(each).all() for each in outputs):
+        raise RunError(f'{path} puts out values that are not finite (NaN, inf); float16 may be too narrow '
+                       'for it, or its weights are damaged')
+    return outputs
 
 
 def as_data(batch: np.ndarray) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hgd_det.data.images import SUFFIXES
 from hgd_det.errors import UserError
+from hgd_det.outputs import keep_originals
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv')
 
@@ -57,10 +58,10 @@ def _below(folder: Path, out: Path) -> list[Path]:
     def refuse(error: OSError):
         raise UserError(f'{error.filename} cannot be listed: {error.strerror}')
 
-    found = []
+    found, own = [], os.path.realpath(out)
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders
-                      if not name.startswith('.') and _absolute(Path(root, name)) != out]
+                      if not name.startswith('.') and os.path.realpath(Path(root, name)) != own]
         found += [Path(root, name) for name in files
                   if not name.startswith('.') and name.lower().endswith(SUFFIXES)]
     return sorted(found)
@@ -70,12 +71,24 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def check_places(sources: Sequence[Source], out: Path) -> None:
-    """No drawn picture may take the place of an original, or of another one."""
-    given = {source.path for source in sources}
-    taken = {}
-    for source in sources:
-        place = _absolute(out / source.drawn)
-        if place in given or taken.setdefault(place, source) is not source:
+def check_places(sources: Sequence[Source], places: Sequence[Path], reads: Sequence[str | Path] = (), *,
+                 force: bool = False) -> None:
+    """Nothing may take the place of an original, or of another picture. `places` are the sources' pictures,
+    then other files."""
+    taken, originals = {}, [source.path for source in sources]
+    for place, source in zip(places, sources, strict=False):
+        if taken.setdefault(os.path.realpath(place), source) is not source:
             raise UserError(f'the picture of {source.path} would overwrite {place}; choose another '
                             'folder with --out, or leave pictures out with --no-pictures')
+    real = {os.path.realpath(path): path for path in originals}
+    for place in places:    # a look at each pair would take long with many
+        near = [original for original in [real.get(os.path.realpath(place))] if original]
+        keep_originals([place], [*near, *(originals if _linked(place) else ()), *reads], force=force)
+
+
+def _linked(place: Path) -> bool:
+    """Whether the file that is there has another name too."""
+    try:
+        return os.stat(place).st_nlink > 1
+    except OSError:
+        return False

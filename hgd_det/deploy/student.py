@@ -1,7 +1,8 @@
 """The detector inside a checkpoint, ready to run: no teacher, no adapters, nothing to train."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 import hgd_det.registered  # noqa: F401  what configs name
-from hgd_det.checkpoint import load
-from hgd_det.deploy import literal
+from hgd_det import literal
+from hgd_det.checkpoint import load, meta_of
+from hgd_det.distill.sources import resolve
 from hgd_det.distill.teacher import as_pair
 from hgd_det.engine.mistakes import need_model, user_errors
 from hgd_det.engine.runner import change, load_config, plain
 from hgd_det.errors import UserError
+from hgd_det.gate import PARTS, admit, sealed
+from hgd_det.outputs import named_files
 from hgd_det.weights import class_names, load_into, peer_state_dict, student_state_dict
 
 
@@ -34,69 +38,65 @@ class Student:
     path: Path
     meta: Mapping = field(default_factory=dict)
     taught: Mapping = field(default_factory=dict)
+    reads: tuple[Path, ...] = ()    # the checkpoint, the config, and the files that this names: never outputs
 
 
 def load_student(checkpoint: str | Path, config: str | Path | None = None,
-                 options: Sequence[str] = (), peer: str | None = None) -> Student:
+                 options: Sequence[str] = (), peer: str | None = None,
+                 method: str | None = None) -> Student:
     """The student of a checkpoint of any kind: of plain training, of a distillation, exported.
 
-    Without `config` the one inside the checkpoint is read, as plain values: nothing in it is executed.
-    A checkpoint of another config is refused with the keys that differ. `peer` names a term that trained
+    Without `config` the one inside the checkpoint is read: it is data, and passes the gate before anything
+    is built from it.
+    A checkpoint of another config is refused with the keys that differ. `method` is one
+    to add to a pair (see `read_config`); `peer` names a term that trained
     a detector of its own beside the student (DML): that one is taken instead.
     """
     content = load(checkpoint)
-    meta = _meta(content, Path(checkpoint))
+    meta = meta_of(content, checkpoint)
     if config is not None:
-        cfg = load_config(config, options)
+        cfg = load_config(config, options, method)
     else:
         cfg = _config_inside(meta, checkpoint)
         change(cfg, options, checkpoint)
     need_model(cfg)
     taught = _taught(cfg)
+    reads = tuple(named_files([str(checkpoint), str(config or ''), cfg.to_dict()]))
     if peer is None:
         cfg, weights = plain(cfg), student_state_dict(content)
     else:
         weights = peer_state_dict(content, peer)
         cfg, taught['peer'] = _with_peer(cfg, peer, inside=config is None), peer
+    if config is None:
+        cfg = admit(cfg.to_dict(), checkpoint)
     detector = build(cfg)
     load_into(detector, weights, what=f'checkpoint {checkpoint}')
     classes = _classes(cfg, meta, detector)
     detector.dataset_meta = dict(classes=classes)
-    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught)
+    return Student(detector, cfg, classes, fixed_size(cfg), Path(checkpoint), meta, taught, reads)
+
+
+@contextlib.contextmanager
+def building(cfg: Config) -> Iterator[None]:
+    """Where something is built from a config: mistakes in it are the user's; one out of a file is sealed."""
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet')
+    with scope, user_errors(), sealed(cfg):
+        yield
 
 
 def build(cfg: Config) -> nn.Module:
     """The detector of a plain config, in evaluation mode; no pretrained weights are sought."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+    with building(cfg):
         return MODELS.build(cfg.model).eval()
 
 
-def _meta(content: Mapping, path: Path) -> dict:
-    if path.suffix == '.safetensors':
-        return _safetensors_meta(path)
-    return content['meta'] if isinstance(content.get('meta'), Mapping) else {}
-
-
-def _safetensors_meta(path: Path) -> dict:
-    import json
-
-    from safetensors import safe_open
-    with safe_open(path, 'pt') as file:
-        text = (file.metadata() or {}).get('hgd_det')
-    return json.loads(text) if text else {}
-
-
 def _config_inside(meta: Mapping, checkpoint) -> Config:
+    """The config as it was dumped: data still, of which nothing may be built before it passed the gate."""
     text = meta.get('cfg')
     if not isinstance(text, str) or not text.strip():
         raise UserError(f'{checkpoint} does not say which config it was trained with; give it: '
                         '--config CONFIG')
-    values = literal.read(text)
-    values.pop('custom_imports', None)  # a file does not choose what is imported
-    if not isinstance(values.get('model'), dict):
-        raise UserError(f'the config inside {checkpoint} has no model; give the config: '
-                        '--config CONFIG')
-    return Config(values)
+    return Config({key: value for key, value in literal.read(text).items() if key in PARTS})
 
 
 def _with_peer(cfg: Config, name: str, inside: bool) -> Config:
@@ -106,13 +106,11 @@ def _with_peer(cfg: Config, name: str, inside: bool) -> Config:
         raise UserError(f'the config has no term {name!r}, whose peer is asked for; give the config of '
                         'the run')
     peer, alone = terms[name].get('peer'), plain(cfg)
-    if isinstance(peer, (str, Path)):
-        if inside:  # a file does not choose what is executed
-            raise UserError(f'the peer of {name!r} has a config of its own, {peer}, which the checkpoint '
-                            'does not hold; give the config of the run instead of "auto"')
-        alone.model = plain(load_config(peer)).model
-    elif peer is not None:
-        alone.model = plain(Config(peer if 'model' in peer else dict(model=peer))).model
+    if isinstance(peer, (str, Path)) and inside:  # a file does not choose what is executed
+        raise UserError(f'the peer of {name!r} has a config of its own, {peer}, which the checkpoint '
+                        'does not hold; give the config of the run instead of "auto"')
+    if peer is not None:
+        alone.model = resolve(peer).model
     return alone
 
 
@@ -120,11 +118,14 @@ def _taught(cfg: Config) -> dict:
     """Teacher and terms of a distillation's config; what an exported checkpoint still knows of them."""
     if cfg.model.get('type') != 'Distiller':
         return dict(cfg.get('taught') or {})
-    teacher, terms = (part if isinstance(part, Mapping) else {} for part in
-                      (cfg.model.get('teacher'), cfg.model.get('terms')))
-    named = teacher.get('model', teacher.get('config')) if teacher else 'none'
-    return dict(teacher=str(named) if isinstance(named, (str, Path)) else None,
-                teacher_checkpoint=teacher.get('checkpoint'),
+    teachers, teacher, terms = (part if isinstance(part, Mapping) else {} for part in map(
+        cfg.model.get, ('teachers', 'teacher', 'terms')))
+    known = [one for one in teachers.values() if isinstance(one, Mapping)] or [teacher]
+    named, files = ([one for one in found if isinstance(one, (str, Path))] for found in (
+        [one.get('model', one.get('config')) if one else 'none' for one in known],
+        [one.get('checkpoint') for one in known]))
+    return dict(teacher=', '.join(map(str, named)) or None,
+                teacher_checkpoint=', '.join(map(str, files)) or None,
                 terms={name: term.get('type') for name, term in terms.items() if isinstance(term, Mapping)})
 
 
@@ -151,7 +152,7 @@ def test_set(cfg: Config) -> Mapping:
 
 def build_test_set(cfg: Config):
     """The test data set itself, wrapped as the config has it."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+    with building(cfg):
         return DATASETS.build(cfg.test_dataloader.dataset)
 
 

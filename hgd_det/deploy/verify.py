@@ -11,9 +11,9 @@ from mmengine.config import Config
 from hgd_det.deploy import tables
 from hgd_det.deploy.pictures import read
 from hgd_det.deploy.postprocess import Detections, Settings, detections
-from hgd_det.deploy.runtime import Model
+from hgd_det.deploy.runtime import Model, finite
 from hgd_det.deploy.student import build_test_set
-from hgd_det.errors import UserError
+from hgd_det.errors import RunError, UserError
 
 # what float32 arithmetic in another order may change, and what rounding to float16 does
 LIMITS = {'float32': (1e-4, 0.05), 'float16': (2e-2, 2.0)}
@@ -27,7 +27,8 @@ class Comparison:
     `raw_*` compare every anchor before NMS, the others each detection with its partner: the nearest
     box of its class. `alone` counts detections without one, on either side. `ties` counts those that
     the checkpoint itself loses when its raw outputs are changed by their rounding: of candidates
-    that score the same, as an untrained detector's do, chance decides which are chosen.
+    that score the same, as an untrained detector's do, chance decides which are chosen. On `broken` images
+    one of the two puts out NaN or inf, which compares with nothing.
     """
     name: str
     precision: str = 'float32'
@@ -39,12 +40,15 @@ class Comparison:
     detections: int = 0
     alone: int = 0
     ties: int = 0
+    broken: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
         """Within the limits. Beside ties, one detection in two hundred may be alone: at a threshold, or
         at NMS's overlap, it falls to either side."""
+        if self.broken:
+            return False
         score, box = LIMITS[self.precision]
         close = self.alone <= 2 * self.ties + max(self.detections / 200,
                                                   0 if self.precision == 'float32' else 2)
@@ -60,15 +64,17 @@ def compare(reference: Model, models: Sequence[Model], images: Iterable[np.ndarr
     for image in images:
         height, width = image.shape[:2]
         batch = reference.resize(image)[None] if reference.input_size else image[None]
-        truth, raw = reference([image])[0], reference.raw(batch)
+        truth, raw = _seen(reference, image, batch)
         for row, model in zip(found, models, strict=True):
             row.images += 1
-            mine = None if raw is None else model.raw(batch)
+            given, mine = _seen(model, image, batch if raw is not None else None)
+            if truth is None or given is None:
+                row.broken += 1
+                continue
             if mine is not None:
                 boxes = np.abs(mine[0] - raw[0]) * [width, height, width, height]
                 row.raw_score = max(row.raw_score or 0.0, float(np.abs(mine[1] - raw[1]).max()))
                 row.raw_box = max(row.raw_box or 0.0, float(boxes.max()))
-            given = model([image])[0]
             score, distance, alone = match(truth, given)
             row.detections += len(truth.scores)
             row.score, row.box = max(row.score, score), max(row.box, distance)
@@ -76,6 +82,15 @@ def compare(reference: Model, models: Sequence[Model], images: Iterable[np.ndarr
             if alone and raw is not None:
                 row.ties += _ties(raw, reference.settings)
     return found
+
+
+def _seen(model: Model, image: np.ndarray, batch: np.ndarray | None):
+    """Detections and raw outputs; (None, None) where either is not finite."""
+    try:
+        return model([image])[0], None if batch is None or (raw := model.raw(batch)) is None else \
+            finite(raw, model.path)
+    except RunError:
+        return None, None
 
 
 def pictures_of(cfg: Config, limit: int) -> Iterator[np.ndarray]:

@@ -55,7 +55,8 @@ def _noise(distiller) -> tuple[torch.Tensor, list[DetDataSample]]:
 def log_correspondence(distiller) -> None:
     """Who imitates whom, in the log of a run; no shares here, which would cost a pass of both detectors."""
     for name, term in distiller.distill.items():
+        who = 'teacher' if len(distiller.teachers) < 2 else f'teacher {distiller.teachers.of_term.get(name)},'
         for pair in term.describe():
             print_log(f"{name}: {pair['size'][0]}x{pair['size'][1]}  student {pair['student']} "
-                      f"({pair['channels'][0]}) <- teacher {pair['teacher']} ({pair['channels'][1]})",
+                      f"({pair['channels'][0]}) <- {who} {pair['teacher']} ({pair['channels'][1]})",
                       'current')

@@ -21,14 +21,14 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 import hgd_det.distill.terms  # noqa: F401  registers them
-from hgd_det.distill import options
 from hgd_det.distill.correspondence import pairs_with_shares
-from hgd_det.distill.heads import Watching, differing_classes, head_spec
+from hgd_det.distill.heads import Watching, head_spec
 from hgd_det.distill.lesson import Lesson, Side, Targets
 from hgd_det.distill.registry import build_term, split_entry
 from hgd_det.distill.schedule import Balance, Progress, Schedule
 from hgd_det.distill.stages import survey
 from hgd_det.distill.teacher import Teacher, as_pair
+from hgd_det.distill.teachers import Teachers
 from hgd_det.distill.term import Spec, Term, check_returned
 from hgd_det.errors import UserError
 
@@ -47,6 +47,7 @@ class Distiller(BaseDetector):
     Args:
         student: The model config of a detector that trains alone.
         teacher: Arguments of :class:`~hgd_det.distill.teacher.Teacher`: ``model``, ``checkpoint``.
+        teachers: Several of them instead, by name; each term says whom it learns from: ``teacher='a'``.
         terms: ``{name: dict(type=..., weight=..., ...)}``; see :class:`~hgd_det.distill.term.Term`.
         input_size: Size of the dry run that finds the stages; default is the teacher config's
             ``input_size``, else 256.
@@ -55,13 +56,14 @@ class Distiller(BaseDetector):
     """
 
     def __init__(self, student: dict, teacher: dict | None = None, terms: dict | None = None,
-                 input_size: int | tuple[int, int] | None = None, seed: int = 0):
+                 input_size: int | tuple[int, int] | None = None, seed: int = 0,
+                 teachers: dict | None = None):
         student = MODELS.build(student)
         super().__init__(data_preprocessor=student.data_preprocessor)
         self.student = student
         self.distill = nn.ModuleDict()
         self.schedules: dict[str, Schedule] = {}
-        self.teacher: Teacher | None = None
+        self.teachers = Teachers()
         self.progress: Progress | None = None  # set it to train without mmengine's runner
         self._register_state_dict_hook(_student_at_root)
         self._register_load_state_dict_pre_hook(self._root_to_student)
@@ -73,41 +75,41 @@ class Distiller(BaseDetector):
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if teacher is not None:
-                if not isinstance(teacher, Mapping):
-                    raise UserError(f'model.teacher={teacher!r}; write dict(model=..., checkpoint=...)')
-                options.check('model.teacher', Teacher, teacher)
-                self.teacher = Teacher(**teacher)
-                self.teacher.fit_input(self.data_preprocessor)
-                if input_size is None:
-                    input_size = self.teacher.config.get('input_size')
-            self.input_size = as_pair(DEFAULT_INPUT if input_size is None else input_size)
-            spec = self._spec()
+            self.teachers = Teachers(teacher, teachers)
+            for one in self.teachers.values():
+                one.fit_input(self.data_preprocessor)
+            self.input_size = as_pair(self.teachers.common_size or DEFAULT_INPUT if input_size is None
+                                      else input_size)
+            spec_of = cache(self._spec)
             for name, (config, schedule) in wanted.items():
+                asked = config.pop('teacher', None)
                 term = build_term(name, config)
-                if term.needs_teacher and teacher is None:
-                    raise UserError(f'model.teacher is missing: the {term.called(name)} '
-                                    'needs one, as dict(model=..., checkpoint=...)')
-                term.setup(spec.shown_to(name, term))
+                mine = self.teachers.assign(name, term, asked, self.student, self.input_size)
+                term.setup(spec_of(mine or self.teacher).shown_to(name, term))
                 if schedule.auto:
                     term.balance = Balance(schedule.ratio, schedule.average)
                 self.distill[name] = term
                 self.schedules[name] = schedule
+        if teachers is not None:
+            self.teachers.forget_idle()
 
-    def _spec(self) -> Spec:
-        teacher, mine = self.teacher, survey(self.student, self.input_size, 'student')
+    def _spec(self, teacher: Teacher | None) -> Spec:
+        mine = survey(self.student, self.input_size, 'student')
         if teacher is None:
             return Spec(mine, None, (self.student, None),
                         cache(lambda: (head_spec(self.student, self.input_size), None)))
         theirs = teacher.input_size or self.input_size
-        differ = None if not teacher.same_classes else differing_classes(self.student, teacher.detector)
-        if differ:
-            raise UserError(f'the student knows {differ[0]} classes, the teacher {differ[1]} '
-                            f'({teacher.name}); take a teacher of the same data set, or, for feature '
-                            'terms, allow it with model.teacher.same_classes=False')
+
+        def heads() -> tuple:
+            own = head_spec(self.student, self.input_size)
+            return own, teacher.as_student_counts(head_spec(teacher.detector, theirs), own)
         return Spec(mine, survey(teacher.detector, theirs, 'teacher'), (self.student, teacher.detector),
-                    cache(lambda: (head_spec(self.student, self.input_size),
-                                   head_spec(teacher.detector, theirs))))
+                    cache(heads))
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The one teacher; None where there is none, or several."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
     # -- the student's own life ------------------------------------------------------------------
     def predict(self, batch_inputs, batch_data_samples, **kwargs):
@@ -121,13 +123,12 @@ class Distiller(BaseDetector):
 
     def init_weights(self) -> None:
         self.student.init_weights()
-        if self.teacher is not None:
-            with torch.random.fork_rng(devices=[]):
-                self.teacher.load()
+        with torch.random.fork_rng(devices=[]):
+            self.teachers.load()
 
     def _apply(self, fn, *args, **kwargs):
-        if self.teacher is not None:
-            self.teacher.detector._apply(fn)
+        for teacher in self.teachers.values():
+            teacher.detector._apply(fn)
         return super()._apply(fn, *args, **kwargs)
 
     def _root_to_student(self, state_dict, prefix, *unused) -> None:
@@ -143,10 +144,10 @@ class Distiller(BaseDetector):
         active = [name for name, factor in factors.items() if factor > 0]
         if not active:
             losses = self.student.loss(batch_inputs, batch_data_samples)
-            return losses | {f'loss_{name}': _touch(term, batch_inputs)
-                             for name, term in self.distill.items()}
-        if self.teacher is not None:
-            self.teacher.load()
+            for name, term in self.distill.items():
+                losses |= _idle(name, term, batch_inputs)
+            return losses
+        self.teachers.load()
         lesson, losses = self.lesson(batch_inputs, batch_data_samples, active)
         detection = _total(losses)
         self._silence(losses, active)
@@ -172,11 +173,8 @@ class Distiller(BaseDetector):
         if 'gradient' in needs and torch.is_grad_enabled():
             images = images.detach().requires_grad_()
 
-        began, seen = time.perf_counter(), None
-        if any(term.needs_teacher for term in active.values()):
-            seen = self.teacher.observe(
-                images, samples, taps=_taps(active, 'teacher_taps'), gradient='gradient' in needs,
-                head=any('head' in term.needs and term.needs_teacher for term in active.values()))
+        began = time.perf_counter()
+        seen = self.teachers.observe(images, samples, active)
         taught_in = time.perf_counter() - began if seen else 0.0
 
         def offered(mine: Watching, student: Side, **more) -> Lesson:
@@ -200,9 +198,9 @@ class Distiller(BaseDetector):
 
     def _weighed(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
         """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
-        idle = _touch(term, detection)
         if factor == 0:
-            return {f'loss_{name}': idle}
+            return _idle(name, term, detection)
+        idle = _touch(term, detection)
         values = term(lesson.limited(name, term))
         check_returned(name, term, values)
         counted = {k.removeprefix('loss'): v for k, v in values.items() if 'loss' in k}
@@ -252,14 +250,14 @@ class Distiller(BaseDetector):
         for name, schedule in self.schedules.items():
             if total is not None:
                 schedule.check(total, name)
-        if self.teacher is not None:
-            self.teacher.load()
-            self.teacher.check_classes(classes)
+        self.teachers.load()
+        self.teachers.learn_classes(classes, self.distill)
 
     def describe(self) -> dict:
         """The correspondence of every term: ``{'terms': {name: {...}}, 'pairs': [...]}``."""
         pairs = pairs_with_shares(self)
         terms = {name: dict(type=term.title, needs=sorted(term.needs),
+                            teacher=self.teachers.of_term.get(name),
                             schedule={k: getattr(self.schedules[name], k) for k in Schedule.KEYS},
                             pairs=pairs[name])
                  for name, term in self.distill.items()}
@@ -285,6 +283,12 @@ def _total(losses: Mapping) -> Tensor:
             total = total + (sum(v.mean() for v in value) if isinstance(value, (list, tuple))
                              else value.mean())
     return total
+
+
+def _idle(name: str, term: Term, like: Tensor) -> dict:
+    """A term that does not count in this iteration says so: a log line then holds no other phase's value."""
+    nothing = _touch(term, like)
+    return {f'loss_{name}': nothing, f'{name}_raw': nothing.detach(), f'{name}_weight': nothing.detach()}
 
 
 def _touch(term: Term, like: Tensor) -> Tensor:

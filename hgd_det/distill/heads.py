@@ -23,12 +23,6 @@ def dense_head(detector: nn.Module) -> nn.Module | None:
     return head if head is not None and hasattr(head, 'prior_generator') else None
 
 
-def differing_classes(student: nn.Module, teacher: nn.Module) -> tuple[int, int] | None:
-    """The numbers of classes where the two differ; None where they agree or one has no dense head."""
-    counts = tuple(getattr(dense_head(d), 'num_classes', None) for d in (student, teacher))
-    return None if None in counts or counts[0] == counts[1] else counts
-
-
 def flatten(head: nn.Module, outputs: tuple) -> HeadOutput:
     """Level maps ``(B, A*K, H, W)`` to ``(B, M, K)`` in anchor order."""
     levels = levels_of(head, outputs)

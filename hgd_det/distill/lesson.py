@@ -123,6 +123,8 @@ class _Chosen(Mapping):
 class Lesson:
     """The view of one batch that a term gets: what it declared in ``needs``, and no more.
 
+    ``teacher`` may be what several put out, by the name of the term that each of them teaches.
+
     Attributes:
         samples: The batch's data samples, with their ground truth.
         progress: Iteration and total.
@@ -133,7 +135,7 @@ class Lesson:
         taught_in: Seconds that the teacher took.
     """
 
-    def __init__(self, student: Side, teacher: Side | None, samples: list, *,
+    def __init__(self, student: Side, teacher: Side | Mapping[str, Side] | None, samples: list, *,
                  progress: Progress, input_shape: tuple[int, int],
                  targets: Targets | None = None, assigned: Targets | None = None,
                  anchors: Tensor | None = None, levels: tuple = (), neg_pos_ratio: float = 3.0,
@@ -154,8 +156,9 @@ class Lesson:
         view = copy.copy(self)      # the memo stays one for all
         view._owner, view._needs = owner, needs
         view.student = self.student.limited(owner, needs, term.student_taps)
-        view._teacher = self._teacher.limited(owner, needs, term.teacher_taps) \
-            if self._teacher is not None and term.needs_teacher else None
+        teacher = self._teacher.get(name) if isinstance(self._teacher, Mapping) else self._teacher
+        view._teacher = teacher.limited(owner, needs, term.teacher_taps) \
+            if teacher is not None and term.needs_teacher else None
         return view
 
     @property

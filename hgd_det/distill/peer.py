@@ -20,9 +20,9 @@ def make_peer(owner: str, student: nn.Module, config: str | Mapping | None = Non
     """A detector that trains, and what turns the student's batch into its own.
 
     Args:
-        config: A config, or its path, whose ``model`` is wanted; None: one like the student.
-        checkpoint: Where it begins, as a teacher's: a file or a work directory. None: at weights drawn
-            from torch's current stream.
+        config: What it is, as a teacher's ``model``; None: one like the student.
+        checkpoint: Where it begins, as a teacher's. None: at the weights that ``config`` implies, as a run's
+            folder does; else at some drawn from torch's current stream.
     """
     if config is None and checkpoint is not None:
         raise UserError(f"{owner}: checkpoint={checkpoint!r} is a peer's, but the peer has no config; "
@@ -36,7 +36,8 @@ def make_peer(owner: str, student: nn.Module, config: str | Mapping | None = Non
         torch.manual_seed(seed)
         if config is None:
             return _like(student).train(), _as_it_is
-        source = Teacher(config, checkpoint or UNTRAINED)
+        source = Teacher(config, checkpoint)
+        source.checkpoint = source.checkpoint or UNTRAINED
         source.fit_input(student.data_preprocessor)
         with quiet():
             source.load()

@@ -1,61 +1,27 @@
 """From two detectors to pairs of stages, without a list of layers or channels.
 
-A dry run records every feature map of the backbone and the extras (all that ``extract_feat`` runs;
-heads are not part of it) in execution order. Maps of one spatial size form a group, each group
-gives its representative, the stage, and stages of equal size in student and teacher are a pair.
+A dry run (:mod:`hgd_det.distill.survey`) finds the maps of the backbone and the extras that come out
+of a block, in execution order. Maps of one spatial size form a group, each group gives its
+representative, the stage, and stages of equal size in student and teacher are a pair.
 """
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hgd_det.distill.taps import find_module
+from hgd_det.distill.survey import MapSpec, Survey, evaluating, survey
+from hgd_det.distill.taps import Tap, TapError, Taps, find_module
 from hgd_det.errors import UserError
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish,
-               nn.Mish, nn.Sigmoid)
+__all__ = ['NAME', 'SELECTIONS', 'MapSpec', 'Pair', 'Survey', 'evaluating', 'explicit_pairs', 'pair_stages',
+           'select_stages', 'survey']
 SELECTIONS = ('source', 'literal', 'heads', 'all')
 NAME = r's\d+(?:x\d+)?(?:_\d+)?'     # of a pair, as its values are logged: s75, s19x25, s19_0
-
-
-@dataclass(frozen=True)
-class MapSpec:
-    """One feature map that the dry run saw: where to tap it and what it looks like."""
-    tap: str
-    channels: int
-    size: tuple[int, int]
-    source: bool = False        # a prediction head reads it
-    activated: bool = False     # an activation module produced it
-    before: str | None = None   # tap of the values before that activation
-    unnormed: str | None = None  # tap of the values before an L2Norm
-
-    def __str__(self) -> str:
-        return f'{self.tap} {self.channels}x{self.size[0]}x{self.size[1]}'
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a dry run of one detector saw, in execution order."""
-    name: str
-    input_size: tuple[int, int]
-    maps: tuple[MapSpec, ...]
-
-    @property
-    def sources(self) -> list[MapSpec]:
-        return [m for m in self.maps if m.source]
-
-    def rank(self, spec: MapSpec) -> float:
-        """How often the input was halved to get to this map."""
-        return math.log2(self.input_size[0] / spec.size[0])
-
-    def find(self, tap: str) -> MapSpec | None:
-        return next((m for m in self.maps if tap in (m.tap, m.before, m.unnormed)), None)
 
 
 @dataclass(frozen=True)
@@ -71,96 +37,16 @@ class Pair:
                                                         self.teacher.channels])
 
 
-@dataclass
-class _Record:
-    tap: str
-    tensor: Tensor
-    module: nn.Module
-    inputs: tuple[int, ...]
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module):
-    """Eval mode for a moment; the mode of every single module comes back afterwards."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def survey(detector: nn.Module, input_size: tuple[int, int], name: str = 'detector') -> Survey:
-    """Run ``extract_feat`` once on zeros and note every 4-d map, in order of execution.
-
-    A tensor that several modules hand on (a convolution block and the block around it, an
-    in-place activation and its convolution) is one map, under the name of the outermost.
-    """
-    records: list[_Record] = []
-    calls: dict[str, int] = {}
-
-    def hook_for(path: str):
-        def hook(module, args, output):
-            call = calls.get(path, 0)
-            calls[path] = call + 1
-            base = f'{path}#{call}' if call else path
-            inputs = tuple(id(a) for a in args if isinstance(a, Tensor))
-            several = isinstance(output, (tuple, list))
-            for i, tensor in enumerate(output if several else (output,)):
-                if isinstance(tensor, Tensor) and tensor.ndim == 4:
-                    records.append(_Record(f'{base}[{i}]' if several else base, tensor, module,
-                                           inputs))
-        return hook
-
-    handles = [module.register_forward_hook(hook_for(path))
-               for path, module in detector.named_modules() if path]
-    parameter = next(detector.parameters())
-    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
-    try:
-        with evaluating(detector), torch.no_grad():
-            outputs = detector.extract_feat(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    return Survey(name, tuple(input_size), tuple(_merge(records, {id(t) for t in outputs})))
-
-
-def _merge(records: list[_Record], sources: set[int]) -> list[MapSpec]:
-    by_tensor: dict[int, list[_Record]] = {}
-    for record in records:
-        by_tensor.setdefault(id(record.tensor), []).append(record)
-    maps = []
-    for key, same in by_tensor.items():
-        position = next((i for i, r in enumerate(same) if isinstance(r.module, ACTIVATIONS)), None)
-        before = unnormed = None
-        if position is not None:
-            if same[position].inputs and same[position].inputs[0] != key:
-                earlier = by_tensor.get(same[position].inputs[0], [])
-                before = earlier[-1].tap if earlier else None
-            elif position:  # in place: the convolution before it put out the same tensor
-                before = same[position - 1].tap
-        norm = next((r for r in same if type(r.module).__name__ == 'L2Norm'), None)
-        if norm is not None and norm.inputs:
-            earlier = by_tensor.get(norm.inputs[0], [])
-            unnormed = earlier[-1].tap if earlier else None
-        tensor = same[-1].tensor
-        maps.append(MapSpec(same[-1].tap, tensor.shape[1], tuple(tensor.shape[-2:]),
-                            source=key in sources, activated=position is not None,
-                            before=f'{before}@pre' if before else None, unnormed=unnormed))
-    return maps
-
-
 def select_stages(view: Survey, *, select: str = 'source', act: str = 'post',
                   l2norm: str = 'post') -> dict[tuple[int, int], list[MapSpec]]:
     """Choose the maps that stand for each spatial size, largest size first.
 
     Args:
-        select: ``source`` takes the map a head reads where the size has one, else the last map of
-            that size; ``literal`` always the last map in execution order (for SSD that is the
+        select: ``source`` takes the map a head reads where the size has one, else the last block's
+            of that size; ``literal`` always the last map in execution order (for SSD that is the
             1x1 bottleneck of the next extra layer); ``heads`` only the maps heads read; ``all``
-            the output of every activation, each a stage of its own.
+            the output of every block with an activation, each a stage of its own, beside those
+            that ``source`` takes.
         act: ``post`` or ``pre`` the activation.
         l2norm: ``post`` or ``pre`` SSD's L2Norm on the first source.
     """
@@ -175,14 +61,11 @@ def select_stages(view: Survey, *, select: str = 'source', act: str = 'post',
     stages = {}
     for size, group in groups.items():
         heads = [m for m in group if m.source]
-        if select == 'all':
-            chosen = [m for m in group if m.activated]
-        elif select == 'heads':
-            chosen = heads[-1:]
-        elif select == 'source' and heads:
-            chosen = heads[-1:]
-        else:
+        chosen = heads[-1:]
+        if select == 'literal' or (select != 'heads' and not heads):
             chosen = group[-1:]
+        if select == 'all':
+            chosen = [m for m in group if m.activated or m in chosen]
         chosen = [_variant(m, view, act, l2norm) for m in chosen]
         if chosen:
             stages[size] = chosen
@@ -298,7 +181,6 @@ def _named(view: Survey, model: nn.Module, tap: str) -> MapSpec:
     if found:
         return MapSpec(tap, found.channels, found.size, found.source)
     # not the name the dry run kept (an inner module of a block, say): look again by that name
-    from hgd_det.distill.taps import Tap, TapError, Taps
     find_module(model, Tap.parse(tap).path)
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *view.input_size, device=parameter.device)

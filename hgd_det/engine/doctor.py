@@ -1,6 +1,7 @@
 """What a long run would stumble over, looked at beforehand: data, teacher, pairs, one step, memory, disk."""
 from __future__ import annotations
 
+import copy
 import resource
 import shutil
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmcv.transforms import Resize
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -20,6 +22,8 @@ from torch import Tensor
 import hgd_det.registered  # noqa: F401  what configs name
 from hgd_det.distill.distiller import Distiller
 from hgd_det.distill.schedule import Progress
+from hgd_det.distill.teacher import Teacher
+from hgd_det.engine.distill_hook import show_teachers
 from hgd_det.engine.health import sick_maps
 from hgd_det.engine.mistakes import user_errors
 from hgd_det.errors import UserError
@@ -49,10 +53,12 @@ def examine(cfg: Config, images: int = 64) -> Iterator[Finding]:
                 yield from _data('validation data', test, images)
             model = MODELS.build(cfg.model)
             model.init_weights()
+            show_teachers(model, train)
             total = _iterations(cfg, len(train))
             yield from _model(model, train, total)
-            if isinstance(model, Distiller) and model.teacher is not None:
-                yield from _teacher(model, cfg, test, images)
+            for name, teacher in getattr(model, 'teachers', {}).items():
+                about = name if name == 'teacher' else f'teacher {name}'
+                yield from _teacher(about, teacher, cfg, test, images)
             yield from _steps(model, cfg, train, total)
     except UserError as error:
         yield Finding('fail', 'set-up', str(error))
@@ -123,12 +129,17 @@ def _model(model, train, total: int) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def _teacher(model: Distiller, cfg: Config, test, images: int) -> Iterator[Finding]:
-    teacher = model.teacher
+def _teacher(about: str, teacher: Teacher, cfg: Config, test, images: int) -> Iterator[Finding]:
     identity = f'{teacher.checkpoint} (sha256 {(teacher.digest or "none")[:12]})'
     if test is None or not cfg.get('val_evaluator'):
-        yield Finding('warn', 'teacher', f'{identity}; no validation data to test it on')
+        yield Finding('warn', about, f'{identity}; no validation data to test it on')
         return
+    classes = test.metainfo.get('classes')
+    if teacher.classes and classes and tuple(teacher.classes) != tuple(classes):
+        yield Finding('ok', about, f'{identity}; it knows other classes than the validation set and is not '
+                      'tested on it')
+        return
+    test = _at_size(test, teacher.input_size)
     evaluator = Evaluator(cfg.val_evaluator)
     evaluator.dataset_meta = test.metainfo
     looked = spread(len(test), images)
@@ -139,14 +150,26 @@ def _teacher(model: Distiller, cfg: Config, test, images: int) -> Iterator[Findi
     name, score = next(((k, v) for k, v in figures.items() if k.endswith(('/mAP', '/bbox_mAP'))),
                        (None, None))
     if name is None:
-        yield Finding('warn', 'teacher', f'{identity}; the evaluator gives no mAP')
+        yield Finding('warn', about, f'{identity}; the evaluator gives no mAP')
     elif score < HOPELESS:
-        yield Finding('fail', 'teacher', f'{identity} has {100 * score:.1f} mAP on {len(looked)} images of '
+        yield Finding('fail', about, f'{identity} has {100 * score:.1f} mAP on {len(looked)} images of '
                       'the validation set: it has nothing to teach. Is it the right file, of these classes '
                       'in this order, and of this input normalisation?')
     else:
-        yield Finding('ok', 'teacher', f'{identity} has {100 * score:.1f} mAP on {len(looked)} images of the '
+        yield Finding('ok', about, f'{identity} has {100 * score:.1f} mAP on {len(looked)} images of the '
                       'validation set')
+
+
+def _at_size(test, size: tuple[int, int] | None):
+    """The data set as a teacher with a size of its own is tested on it."""
+    if size is None:
+        return test
+    test = copy.copy(test)
+    test.pipeline = copy.deepcopy(test.pipeline)
+    for step in test.pipeline.transforms:
+        if isinstance(step, Resize):
+            step.scale = size[::-1]
+    return test
 
 
 def _steps(model, cfg: Config, train, total: int) -> Iterator[Finding]:
@@ -160,10 +183,9 @@ def _steps(model, cfg: Config, train, total: int) -> Iterator[Finding]:
     if not isinstance(model, Distiller):
         yield from _step(model, ready, total)
         return
-    if model.teacher is not None:
-        for name, tap, what in sick_maps(model, ready['inputs']):
-            yield Finding('fail' if 'finite' in what else 'warn', f'term {name}',
-                          f'the teacher map {tap} is {what} on a training batch')
+    for name, tap, what in sick_maps(model, ready['inputs'], ready['data_samples']):
+        yield Finding('fail' if 'finite' in what else 'warn', f'term {name}',
+                      f'the teacher map {tap} is {what} on a training batch')
     waiting = {name: schedule.begins(total) for name, schedule in model.schedules.items()}
     while waiting:
         model.progress = Progress(min(waiting.values()), total)

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import distributed
 
+from hgd_det.engine.loading import shared_memory
 from hgd_det.errors import RunError, UserError
 
 # a full disk, a quota, a limit on the size of files
@@ -39,8 +40,9 @@ def run_errors() -> Iterator[None]:
                            'tools/dist_train.sh makes it do so by itself') from error
         if found := _first(DATA_WORKER, texts):
             raise RunError(f'a process that loads data died ({found}). If the system killed it, memory ran '
-                           'out: lower train_dataloader.num_workers or the size of the batch. '
-                           f'{AGAIN}') from error
+                           'out, or shared memory, through which each batch comes: '
+                           f'{shared_memory()}. Lower train_dataloader.num_workers or the size of the batch, '
+                           f'or give a container more (docker run --shm-size=8g). {AGAIN}') from error
         raise
 
 

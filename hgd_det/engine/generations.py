@@ -9,6 +9,7 @@ checkpoint it came to. One process, or one group of them, walks through all.
 """
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import json
@@ -19,47 +20,42 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
-from hgd_det.checkpoint import atomic_write, newest_intact, sha256
+from hgd_det.checkpoint import atomic_write, sha256
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.teacher import UNTRAINED
+from hgd_det.engine.folder import checkpoint_folder, one_writer, refuse_a_second, set_aside, writes
+from hgd_det.engine.resume import finished, go_on, settings
 from hgd_det.engine.runner import build_runner, plain
 from hgd_det.errors import UserError
+from hgd_det.paths import unsafe
 
 RECORD = 'generation.json'
-# what a run's result depends on ...
-SETTINGS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks',
-            'randomness', 'load_from', 'auto_scale_lr', 'sync_bn')
-# ... but for these: replayed draws do not depend on workers, nor weights on validation
-FREE = {'train_dataloader.num_workers', 'train_dataloader.persistent_workers', 'train_dataloader.pin_memory',
-        'train_dataloader.prefetch_factor', 'train_cfg.val_interval', 'train_cfg.val_begin'}
 
-
-def train(cfg: Config, resume: str | None = None) -> None:
-    """Train what a config describes, with `resume='auto'` from where it stands."""
+def train(cfg: Config, resume: str | None = None, anew: bool = False) -> None:
+    """Train what a config describes, with `resume='auto'` from where it stands; with `anew`, what an earlier
+    training left in the folder is set aside first."""
+    if anew and resume:
+        raise UserError('--anew begins from the start, --resume goes on; give one of them')
+    if anew and writes(cfg):
+        with one_writer(cfg.work_dir):
+            set_aside(cfg)
     if cfg.get('generations') is not None:
         _walk(cfg, resume)
         return
-    if resume:
-        go_on(cfg, resume)
-    build_runner(cfg).train()
+    with alone(cfg):
+        content = go_on(cfg, resume) if resume else None
+        if content is not None and (told := finished(cfg, content)):
+            print(f'{cfg.work_dir}: {told}')
+            if Path(cfg.load_from).parent.resolve() == checkpoint_folder(cfg).resolve():
+                return    # another run's is looked at first: it may not fit the config at all
+        if content is None and writes(cfg):
+            refuse_a_second(cfg)
+        build_runner(cfg).train()
 
 
-def go_on(cfg: Config, what: str = 'auto') -> bool:
-    """Let a run start from this checkpoint, or the newest intact one of its folder, if there is one."""
-    if what == 'auto':
-        what, skipped = newest_intact(cfg.work_dir)
-        for reason in skipped:
-            print(f'skipped: {reason}')
-        if what is None and skipped:
-            raise UserError(f'none of the checkpoints in {cfg.work_dir} can be resumed from '
-                            '(reasons above). Move them away to start anew, or give another one '
-                            'with --resume PATH')
-        if what is None:
-            print(f'nothing to resume from in {cfg.work_dir}; a new run starts')
-            return False
-        print(f'resuming from {what}')
-    cfg.resume, cfg.load_from = True, str(what)
-    return True
+def alone(cfg: Config) -> contextlib.AbstractContextManager:
+    """The run's folder, held by the one process of the job that writes into it."""
+    return one_writer(cfg.work_dir) if writes(cfg) else contextlib.nullcontext()
 
 
 def _walk(cfg: Config, resume: str | None) -> None:
@@ -70,19 +66,22 @@ def _walk(cfg: Config, resume: str | None) -> None:
     teacher = None
     for number, changes in enumerate(entries, 1):
         one = generation(cfg, number, changes, teacher)
-        folder, settings = Path(one.work_dir), _settings(one)
+        folder, table = Path(one.work_dir), settings(one)
         record = _read(folder)
         if 'checkpoint' in record:  # finished
-            _same(record, settings, folder)
+            _same(record, table, folder)
             print(f'generation {number} of {len(entries)} is finished: {folder}')
         else:
             print(f'generation {number} of {len(entries)}: {folder}')
             if teacher and not Path(teacher['checkpoint']).exists():
                 raise UserError(f'{folder} learns from {teacher["checkpoint"]}, which is gone; put it back, '
                                 'or remove its folder to train that generation anew')
-            if resume and go_on(one):
-                _same(record, settings, folder)
-            _run(one, dict(generation=number, settings=settings))
+            with alone(one):
+                if resume and go_on(one) is not None:
+                    _same(record, table, folder)
+                elif writes(one):
+                    refuse_a_second(one)
+                _run(one, dict(generation=number, settings=table))
         if number < len(entries):
             teacher = _teacher(one)
 
@@ -151,7 +150,7 @@ def _run(one: Config, record: dict) -> None:
         atomic_write(json.dumps(record, indent=1), folder / RECORD)
     runner.train()
     if is_main_process():
-        last = Path((folder / 'last_checkpoint').read_text().strip())
+        last = checkpoint_folder(one) / Path((folder / 'last_checkpoint').read_text().strip()).name
         done = dict(checkpoint=os.path.relpath(last, folder), sha256=sha256(last))
         atomic_write(json.dumps(record | done, indent=1), folder / RECORD)
     barrier()
@@ -163,7 +162,11 @@ def _teacher(one: Config) -> dict:
     """Arguments of `Teacher` for who learns from this finished generation."""
     folder = Path(one.work_dir)
     record = _read(folder)
-    return _as_teacher(one) | dict(checkpoint=str(folder / record['checkpoint']), sha256=record['sha256'])
+    kept, saver = record['checkpoint'], (one.get('default_hooks') or {}).get('checkpoint') or {}
+    if not isinstance(kept, str) or unsafe(kept) and not saver.get('out_dir'):
+        raise UserError(f'{folder / RECORD} names a checkpoint outside of its folder, {kept!r}; remove '
+                        f'{folder} to train this generation anew')
+    return _as_teacher(one) | dict(checkpoint=str(folder / kept), sha256=record['sha256'])
 
 
 def _as_teacher(one: Config) -> dict:
@@ -179,26 +182,6 @@ def _read(folder: Path) -> dict:
     except ValueError as error:
         raise UserError(f'{folder / RECORD} cannot be read ({error}); remove {folder} to train this '
                         'generation anew') from error
-
-
-def _settings(cfg: Config) -> dict[str, str]:
-    """What decides the result of a run, as one flat table."""
-    table = {key: repr(value) for name in SETTINGS for key, value in _leaves(cfg.get(name), name)
-             if key not in FREE}
-    if 'model.teacher.sha256' in table:  # this says who it is; its path changes when the folder is moved
-        table = {key: value for key, value in table.items()
-                 if not key.startswith(('model.teacher.checkpoint', 'model.teacher.model'))}
-    return table
-
-
-def _leaves(node, name: str) -> Iterator[tuple[str, object]]:
-    if isinstance(node, (list, tuple)):
-        node = dict(enumerate(node))
-    if not isinstance(node, Mapping):
-        yield name, node
-        return
-    for key, value in node.items():
-        yield from _leaves(value, f'{name}.{key}')
 
 
 def _same(record: Mapping, settings: Mapping, folder: Path) -> None:

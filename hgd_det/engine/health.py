@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hgd_det.distill.distiller import Distiller
 from hgd_det.distill.functional import DEAD
-from hgd_det.distill.taps import Taps
 from hgd_det.errors import RunError, UserError
 
 ANSWERS = ('stop', 'warn', 'ignore')
@@ -58,13 +57,13 @@ class HealthHook(Hook):
     # -- when ----------------------------------------------------------------------------------
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if self._looked or not isinstance(model, Distiller) or model.teacher is None:
+        if self._looked or not isinstance(model, Distiller):
             self._looked = True
             return
         self._looked = True
         with torch.random.fork_rng(devices=[]), torch.no_grad():  # a preprocessor may draw
-            images = model.data_preprocessor(data_batch, True)['inputs']
-            for name, tap, what in sick_maps(model, images):
+            batch = model.data_preprocessor(data_batch, True)
+            for name, tap, what in sick_maps(model, batch['inputs'], batch['data_samples']):
                 kind = 'nonfinite' if 'finite' in what else 'dead'
                 self._say(runner, kind, f'{kind} {name} {tap}',
                           f'term {name!r}: the teacher map {tap} is {what} in the first batch. The teacher '
@@ -140,17 +139,18 @@ class HealthHook(Hook):
 
 
 @torch.no_grad()
-def sick_maps(distiller: Distiller, images: Tensor) -> list[tuple[str, str, str]]:
-    """``(term, tap, what)`` of the teacher's maps that cannot teach, seen on a batch of images."""
-    distiller.teacher.load()
-    taps = list(dict.fromkeys(tap for term in distiller.distill.values() for tap in term.teacher_taps))
-    if not taps:
-        return []
-    with Taps(distiller.teacher.detector, taps, stop=True) as maps:
-        distiller.teacher.forward(images, with_head=False)
-    found = {tap: what for tap in taps if (what := _sick(maps[tap]))}
-    return [(name, tap, found[tap]) for name, term in distiller.distill.items()
-            for tap in term.teacher_taps if tap in found]
+def sick_maps(distiller: Distiller, images: Tensor, samples: list) -> list[tuple[str, str, str]]:
+    """``(term, tap, what)`` of the teachers' maps that cannot teach, seen on a batch."""
+    distiller.teachers.load()
+    sick = []
+    for teacher, pupils in distiller.teachers.classrooms(distiller.distill):
+        taps = list(dict.fromkeys(tap for term in pupils.values() for tap in term.teacher_taps))
+        if taps:
+            maps = teacher.observe(images, samples, taps=taps).maps
+            found = {tap: what for tap in taps if (what := _sick(maps[tap]))}
+            sick += [(name, tap, found[tap]) for name, term in pupils.items()
+                     for tap in term.teacher_taps if tap in found]
+    return sick
 
 
 def _sick(x: Tensor) -> str | None:

@@ -1,4 +1,4 @@
-"""Hooks every run has: checkpoints that survive a crash, and a clean stop on a signal."""
+"""Hooks every run has: checkpoints that survive a crash and are the run's own, and classes that fit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import contextlib
 import copy
 import os
 import re
-import signal
-import threading
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from hgd_det.checkpoint import atomic_write
+from hgd_det.checkpoint import atomic_write, load
+from hgd_det.engine.log_processor import is_precision
 from hgd_det.errors import RunError, UserError
 from hgd_det.weights import compare
 
@@ -45,6 +43,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - A full disk or another write error is reported and training goes on, with the earlier
       checkpoints untouched; only when the last checkpoint of the run cannot be written is it an
       error.
+    - Which are kept, which is the last and which the best is read off the run's own folder. A checkpoint
+      names files too, but those are of where it was written: they may be another run's, or anybody's.
     - Resuming is strict: a checkpoint of another model is refused (mmengine warns and trains what
       did not fit anew).
     """
@@ -55,11 +55,53 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        if runner._resume:
+            self._take_stock(runner)
         if is_main_process():
             # of a run that was killed while it wrote
             for folder in {self.out_dir, runner.work_dir}:
                 for leftover in Path(folder).glob('.*.tmp'):
                     leftover.unlink(missing_ok=True)
+
+    def _take_stock(self, runner) -> None:
+        """Of a resumed run: what is in its folder, up to where it stands; what is too much goes."""
+        here, hub = runner.epoch if self.by_epoch else runner.iter, runner.message_hub
+        steps = self._steps('', here)
+        self.last_ckpt = str(steps[max(steps)]) if steps else None
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = deque(sorted(steps), self.max_keep_ckpts)
+            for step in sorted(steps)[:-self.max_keep_ckpts]:
+                self._remove(steps[step])
+        for key in (self.key_indicators if self.save_best else ()):
+            suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
+            hub.runtime_info.pop(f'best_score{suffix}', None)    # of a file that may not have come along
+            best = self._best_there('.+' if key == 'auto' else re.escape(key.replace('/', '_')), here,
+                                    f'best_score{suffix}')
+            if best is not None:
+                hub.update_info(f'best_score{suffix}', best[1])
+            if suffix:
+                self.best_ckpt_path_dict[key] = best and str(best[0])
+            else:
+                self.best_ckpt_path = best and str(best[0])
+
+    def _steps(self, prefix: str, here: int) -> dict[int, Path]:
+        """The files in the run's folder of a name that it gives, by the number in it, up to `here`."""
+        before, _, after = self.filename_tmpl.partition('{}')
+        name = re.compile(f'{prefix}{re.escape(before)}(\\d+){re.escape(after)}')
+        found = ((name.fullmatch(path.name), path) for path in Path(self.out_dir).glob('*'))
+        return {int(match[1]): path for match, path in found if match and int(match[1]) <= here}
+
+    def _best_there(self, key: str, here: int, score: str) -> tuple[Path, float] | None:
+        """The last best checkpoint that is intact, with its score; a kill may have left its predecessor."""
+        steps, found = self._steps(f'best_{key}_', here), None
+        for step in sorted(steps, reverse=True):
+            if found:
+                self._remove(steps[step])
+                continue
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                value = float(load(steps[step])['message_hub']['runtime_info'][score])
+                found = (steps[step], value)
+        return found
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         hub, earlier = runner.message_hub, list(getattr(self, 'keep_ckpt_ids', ()))
@@ -68,7 +110,7 @@ class AtomicCheckpointHook(CheckpointHook):
         with _restored_on_error(hub):
             if self.max_keep_ckpts > 0:
                 hub.update_info('keep_ckpt_ids', keep[-self.max_keep_ckpts:])
-            hub.update_info('last_ckpt', path)
+            hub.update_info('last_ckpt', os.path.basename(path))
             try:
                 runner.save_checkpoint(
                     self.out_dir, self.filename_tmpl.format(step), self.file_client_args, meta=meta,
@@ -89,6 +131,10 @@ class AtomicCheckpointHook(CheckpointHook):
                 self._remove(self.file_backend.join_path(self.out_dir,
                                                          self.filename_tmpl.format(old)))
 
+    def save_now(self, runner, step: int, meta: dict) -> None:
+        with contextlib.suppress(_NotSaved):
+            self._save_checkpoint_with_step(runner, step, meta)
+
     def _save_checkpoint(self, runner) -> None:
         with contextlib.suppress(_NotSaved):
             super()._save_checkpoint(runner)
@@ -101,7 +147,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend = holding = _HoldingBackend(backend)
         try:
             with _restored_on_error(runner.message_hub), contextlib.suppress(_NotSaved):
-                super()._save_best_checkpoint(runner, metrics)
+                super()._save_best_checkpoint(_InItsWords(runner), metrics)
         except OSError as error:
             vars(self).update(paths)
             runner.logger.error(f'the best checkpoint could not be written to {self.out_dir}: '
@@ -114,7 +160,7 @@ class AtomicCheckpointHook(CheckpointHook):
         for path in set(holding.held) - now:  # the new one may have the name of the old
             self._remove(path)
 
-    def _remove(self, path: str) -> None:
+    def _remove(self, path: str | Path) -> None:
         if is_main_process() and self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
@@ -129,6 +175,10 @@ class AtomicCheckpointHook(CheckpointHook):
         for weights in filter(None, (checkpoint.get(key) for key in ('state_dict', 'ema_state_dict'))):
             weights.update({key: value.contiguous() for key, value in weights.items()
                             if isinstance(value, torch.Tensor)})
+        hub = checkpoint['message_hub']
+        names = {key: os.path.basename(value) for key, value in hub['runtime_info'].items()
+                 if 'ckpt' in key and isinstance(value, str)}
+        hub['runtime_info'] = {**hub['runtime_info'], **names}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if not runner._resume:
@@ -148,6 +198,27 @@ class AtomicCheckpointHook(CheckpointHook):
         if difference := compare(model.state_dict(), checkpoint['state_dict']):
             raise UserError('the checkpoint to resume from is of another model than the config: '
                             f'{difference}')
+        for part in ('runtime_info', 'resumed_keys'):    # see `_take_stock`
+            told = checkpoint['message_hub'].get(part)
+            for key in [key for key in told or () if 'ckpt' in str(key)]:
+                del told[key]
+
+
+class _InItsWords:
+    """A runner whose log says of a best checkpoint what the rest of the training's output does: percent."""
+
+    def __init__(self, runner):
+        self._runner, self.logger = runner, self
+        self.warning, self.error = runner.logger.warning, runner.logger.error
+
+    def __getattr__(self, name: str):
+        return getattr(self._runner, name)
+
+    def info(self, text: str) -> None:
+        found = re.fullmatch(r'(The best checkpoint with) (\d\.\d+) (\S+)( at .+)', text)
+        if found and is_precision(found[3]):
+            text = f'{found[1]} {found[3]} {100 * float(found[2]):.2f}%{found[4]}'
+        self._runner.logger.info(text)
 
 
 class _NotSaved(Exception):
@@ -196,79 +267,3 @@ class ClassesHook(Hook):
             if re.search(r'(^|\.)bbox_head(\.\d+)?$', name) and known not in (None, len(classes)):
                 raise UserError(f'{name} has num_classes={known}, but the training data has {len(classes)} '
                                 f'classes ({", ".join(map(str, classes[:8]))}); make them equal')
-
-
-class _Signals:
-    """The stop signal received, if any.
-
-    Handlers must stand before the data loader's workers start, which inherit them: Ctrl-C reaches
-    the whole process group, and a worker that dies of it takes the last iteration with it.
-    """
-
-    received: int | None = None
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[None]:
-    """In the block the first SIGTERM or SIGINT is noted for `StopHook`; the second acts as ever."""
-    earlier = {}
-
-    def restore():
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-        earlier.clear()
-
-    def caught(number, frame):
-        _Signals.received = number
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        earlier.update({number: signal.signal(number, caught)
-                        for number in (signal.SIGTERM, signal.SIGINT)})
-    try:
-        yield
-    finally:
-        restore()
-        _Signals.received = None
-
-
-@HOOKS.register_module()
-class StopHook(Hook):
-    """Inside `listening()`, SIGTERM or Ctrl-C ends training after this iteration, with status 0.
-
-    A run counted in iterations is saved where it stands. One counted in epochs goes on from the
-    last saved epoch, as its order of images is only reproducible by whole epochs.
-
-    The processes of a data-parallel job stop together, whichever was signalled: one that left by
-    itself would keep the others waiting for its gradients.
-    """
-
-    priority = 'LOWEST'  # after a checkpoint that is due at this very iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        received = torch.tensor(_Signals.received or 0)
-        all_reduce(received, 'max')
-        if not received:
-            return
-        saver = _saver(runner)
-        if saver is not None and not saver.by_epoch:
-            here = saver.filename_tmpl.format(runner.iter + 1)
-            if saver.last_ckpt != saver.file_backend.join_path(saver.out_dir, here):
-                saver._save_checkpoint(runner)
-        self._stop(runner, runner.iter + 1, int(received))
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        # several processes may have different numbers of images left; they meet after the next step
-        if _Signals.received is not None and get_world_size() == 1:
-            self._stop(runner, runner.iter, _Signals.received)
-
-    def _stop(self, runner, iteration: int, received: int) -> None:
-        saver = _saver(runner)
-        runner.logger.info(f'Stopped by {signal.Signals(received).name} at iteration {iteration}. '
-                           'The same command with --resume goes on from '
-                           f'{saver and saver.last_ckpt or "the start"}')
-        raise SystemExit(0)
-
-
-def _saver(runner) -> CheckpointHook | None:
-    return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from mmengine.device import get_device
 from mmengine.dist import get_rank
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hgd_det.engine.distill_hook import show_teachers
+from hgd_det.engine.loading import Stalled, patient
+from hgd_det.engine.signals import Interrupted, StopHook
 from hgd_det.errors import RunError, UserError
 
 
@@ -116,7 +119,8 @@ def install(loader: DataLoader, seed: int) -> DataLoader:
 
 
 class ReplayRunner(Runner):
-    """mmengine's runner with repeatable draws, and on a CPU with convolutions that are a quarter faster."""
+    """mmengine's runner with repeatable draws, pictures for teachers that see their own resolution, and on a
+    CPU convolutions that are a quarter faster."""
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         if get_device() == 'cpu':
@@ -124,7 +128,29 @@ class ReplayRunner(Runner):
             model = model.to(memory_format=torch.channels_last)
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        if isinstance(self._train_dataloader, dict):    # mmengine's loop may start the workers as it is built
+            different = self._randomness_cfg.get('diff_rank_seed', False)
+            self._train_dataloader = self.build_dataloader(self._train_dataloader, self.seed, different)
+            show_teachers(self.model, self._train_dataloader.dataset)
+        return super().build_train_loop(loop)
+
     @staticmethod
     def build_dataloader(dataloader, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader = patient(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
         return loader if seed is None else install(loader, seed)
+
+    def train(self) -> nn.Module:
+        try:
+            return super().train()
+        except Interrupted as stop:
+            for hook in self._stoppers():
+                hook.save_and_stop(self, stop.number)
+            raise
+        except Stalled:
+            for hook in self._stoppers():
+                hook.save(self)
+            raise
+
+    def _stoppers(self) -> list[StopHook]:
+        return [hook for hook in self.hooks if isinstance(hook, StopHook)]

@@ -22,12 +22,12 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import distributed
 
+from hgd_det.compat.guard import guard_mmengine
 from hgd_det.engine.faults import run_errors
-from hgd_det.engine.guard import guard_mmengine
 from hgd_det.engine.mistakes import check_config, need_model, user_errors
 from hgd_det.engine.replay import ReplayRunner
 from hgd_det.errors import UserError, near
-from hgd_det.paths import find_config, read_config
+from hgd_det.paths import config_name, find_config, method_name, read_config
 
 # top-level names that are read from a config; any other is a variable its own lines have used up
 READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg', 'compile',
@@ -37,16 +37,20 @@ READ = {*inspect.signature(Runner).parameters, 'runner_type', 'model_wrapper_cfg
 LAUNCHERS = {'pytorch': ('torchrun', 'RANK'), 'slurm': ('srun', 'SLURM_PROCID'),
              'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK')}
 
+TESTS = 'work_dirs/test'     # below it, what is tested logs; a training's folder is its own
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3    # glibc's malloc.h
 
 
-def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None) -> Config:
-    """A config by its path (see `find_config`), changed by `key=value` options."""
+def load_config(path: str | Path, options: Sequence[str] | Mapping | None = None,
+                method: str | None = None) -> Config:
+    """A config by its path (see `find_config`), with a method added to it (see `read_config`), changed by
+    `key=value` options."""
     path = find_config(path)
-    cfg = read_config(path)
+    cfg = read_config(path, method)
     _check_names(cfg, path)
     change(cfg, options, path)
-    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path))
+    cfg.work_dir = cfg.get('work_dir') or str(default_work_dir(path, method))
     return cfg
 
 
@@ -70,14 +74,10 @@ def _check_names(cfg: Config, path: Path) -> None:
                             'variable of your own another name)')
 
 
-def default_work_dir(config: Path) -> Path:
-    """`configs/hgd/ssd_half_voc.py` works in `work_dirs/hgd/ssd_half_voc`: many share a last name."""
-    parts = config.with_suffix('').parts
-    if 'configs' in parts:
-        parts = parts[len(parts) - parts[::-1].index('configs'):]
-    else:
-        parts = parts[-1:]
-    return Path('work_dirs', *parts)
+def default_work_dir(config: str | Path, method: str | None = None, root: str = 'work_dirs') -> Path:
+    """`configs/ssd/ssd300_half_voc.py` works in `work_dirs/ssd/ssd300_half_voc`: many share a last name; the
+    pair `shapes` with the method `hgd` in `work_dirs/shapes/hgd`."""
+    return Path(root, config_name(config), method_name(method) if method else '')
 
 
 def parse_options(options: Sequence[str] | Mapping | None) -> dict:
@@ -152,7 +152,7 @@ def plain(cfg: Config) -> Config:
             student.setdefault('data_preprocessor', cfg.model.data_preprocessor)
         cfg.model = student
         cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                            if hook.get('type') != 'DistillHook']
+                            if not (isinstance(hook, Mapping) and hook.get('type') == 'DistillHook')]
     return cfg
 
 
@@ -162,7 +162,9 @@ def build_runner(cfg: Config) -> Runner:
     import hgd_det.engine.health
     import hgd_det.engine.hooks
     import hgd_det.engine.identity
+    import hgd_det.engine.log_processor
     import hgd_det.engine.progress
+    import hgd_det.engine.resume
     import hgd_det.registered  # noqa: F401
 
     check_config(cfg)
@@ -178,7 +180,11 @@ def build_runner(cfg: Config) -> Runner:
     own = cfg.get('custom_hooks') or []
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
     cfg.custom_hooks = [*own, *watch, dict(type='ClassesHook'), dict(type='DataIdentityHook'),
-                        dict(type='EqualStepsHook'), dict(type='StopHook'), dict(type='ProgressHook')]
+                        dict(type='EqualStepsHook'), dict(type='ResumeHook'), dict(type='StopHook'),
+                        dict(type='ProgressHook')]
+    logs = dict(cfg.get('log_processor') or {})
+    if logs.get('type', 'LogProcessor') == 'LogProcessor':
+        cfg.log_processor = {**logs, 'type': 'DistillLogProcessor'}
     _forget_visualizers()
     if get_device() == 'cpu':
         keep_freed_memory()

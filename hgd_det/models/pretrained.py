@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hgd_det.checkpoint import load
 from hgd_det.errors import UserError
+from hgd_det.weights import refuse_not_finite
 
 # torchvision and MMDetection | a whole detector | the SSD ports that saved the bare list of layers
 PREFIXES = ('features.', 'backbone.features.', '')
@@ -49,6 +50,7 @@ def load_vgg(features: nn.Sequential, path: str, trunk_length: int) -> None:
     if f'{fc6}.weight' not in loaded:
         cut = _cut_classifier(state, fc6, fc7)
         loaded |= {key: value for key, value in cut.items() if value.shape == wanted[key].shape}
+    refuse_not_finite(loaded, path)
     features.load_state_dict(loaded, strict=False)
     random = sorted({int(key.split('.')[0]) for key in wanted.keys() - loaded.keys()
                      if not key.endswith(COUNTER)})

@@ -1,1 +1,1 @@
-"""What runs came to: one page of figures and pictures, and the tables behind it."""
+"""What finished runs say: one page of figures and pictures. Nothing here starts a process."""

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 from hgd_det.checkpoint import sha256
 from hgd_det.deploy.bench import cores, cpu
+from hgd_det.deploy.student import building
 from hgd_det.engine.doctor import spread
-from hgd_det.engine.mistakes import user_errors
 from hgd_det.errors import UserError
+from hgd_det.gate import admit
 from hgd_det.report import panels
 from hgd_det.report.cast import ORDER, Member, leading, terms
 from hgd_det.report.detectors import Detector, Scene, Scenes, latencies, look, open_detector
@@ -86,8 +85,8 @@ def gather(members: Sequence[Member], *, images: int = 4, score: float = 0.3, be
 
 def correspondence(member: Member) -> dict[str, list[dict]]:
     """Of each term the pairs it reads: size, taps, channels, adapter."""
-    cfg = Config(member.run.values)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), user_errors():
+    cfg = admit(member.run.values, member.run.config)
+    with building(cfg):
         model = MODELS.build(cfg.model)
     return {name: pairs for name, term in model.distill.items() if (pairs := term.describe())}
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from hgd_det.checkpoint import atomic_write
 from hgd_det.compat import versions
 from hgd_det.errors import UserError
+from hgd_det.outputs import keep_originals
 from hgd_det.report import sections, seen
 from hgd_det.report.cast import Member, cast
 from hgd_det.report.evidence import Evidence, gather
 from hgd_det.report.html import Section
-from hgd_det.report.runs import runs_in
+from hgd_det.report.runs import NoTraining, runs_in
 from hgd_det.report.style import STYLE
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, *, images: int = 4, models: bool = True,
                  score: float = 0.3, bench: str | Path | None = None, title: str = 'Distillation report',
+                 force: bool = False,
                  say: Callable[[str], object] = lambda text: None) -> Path:
     """Write the report of some runs.
 
@@ -27,9 +29,19 @@ def write_report(folders: Sequence[str | Path], out: str | Path, *, images: int 
         models: Open the checkpoints; without, the report holds what the logs say.
         score: Boxes that score less count neither in panels nor in errors.
         bench: JSON of `hgd-det bench` to take latencies from, instead of timing.
+        force: Write over a page that exists.
         say: Is told what happens.
     """
-    runs = [run for folder in folders for run in runs_in(folder)]
+    keep_originals([out], [bench] if bench else [], force=force)
+    runs, refused = [], []
+    for folder in folders:
+        try:
+            runs += runs_in(folder)
+        except NoTraining as error:
+            refused.append(error)
+            say(f'left out: {error}')
+    if refused and not runs:
+        raise refused[0]
     _check(runs)
     members = cast(runs)
     evidence = gather(members, images=images, score=score, bench=bench, say=say) if models else Evidence(

@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from hgd_det.deploy import literal
+from hgd_det import literal
 from hgd_det.errors import UserError
+
+
+class NoTraining(UserError):
+    """A folder in which nothing was trained; a checkpoint may have been tested there."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,15 @@ def read_run(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise UserError(f'{folder} ' + ('is a file; give the work directory of a run' if folder.exists() else
                                         'does not exist; give the work directory of a run'))
-    logs = sorted(folder.glob('*/vis_data/scalars.json'))
-    config = _config(folder, logs)
-    if config is None and not logs:
-        raise UserError(f'{folder} holds no run: there is neither a config (*.py) nor a log '
-                        '(*/vis_data/scalars.json) in it')
-    run = Run(folder, config)
+    # a test logs elsewhere, in a file of its time
+    logs = {log: list(_rows(log)) for log in sorted(folder.glob('*/vis_data/scalars.json'))}
+    if not any(logs.values()) and not (folder / 'last_checkpoint').is_file():
+        raise NoTraining(f'{folder} holds no run: there is no log of a training (*/vis_data/scalars.json) in '
+                         'it, nor a last_checkpoint')
+    run = Run(folder, _config(folder, list(logs)))
     loop = (run.values.get('train_cfg') or {})
-    for log in logs:
-        _append(run, _rows(log), loop)
+    for rows in logs.values():
+        _append(run, rows, loop)
     return run
 
 
@@ -124,13 +128,14 @@ def class_aps(row: dict) -> dict[str, float]:
 
 
 def _config(folder: Path, logs: list[Path]) -> Path | None:
-    """The copy of the config. Of several, that of the last training; a test of the same folder may have
-    left another."""
+    """The copy of the config. What was trained lies beside the log of the last training; a copy in the folder
+    may be that of another start, or of a test that older versions ran there."""
     beside = logs[-1].with_name('config.py') if logs else None
-    trained = beside.read_bytes() if beside and beside.is_file() else None
-    copies = sorted(folder.glob('*.py'), key=lambda path: (path.read_bytes() == trained,
-                                                           path.stat().st_mtime_ns))
-    return copies[-1] if copies else beside if trained else None
+    copies = sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime_ns)
+    if beside is None or not beside.is_file():
+        return copies[-1] if copies else None
+    trained = beside.read_bytes()
+    return next((path for path in reversed(copies) if path.read_bytes() == trained), beside)
 
 
 def _rows(log: Path) -> Iterable[dict]:
@@ -144,8 +149,7 @@ def _rows(log: Path) -> Iterable[dict]:
             yield row
 
 
-def _append(run: Run, rows: Iterable[dict], loop: dict) -> None:
-    rows = list(rows)
+def _append(run: Run, rows: list[dict], loop: dict) -> None:
     begin = next((row['iter'] for row in rows if 'iter' in row), None)
     if begin is not None:
         for earlier in (run.train, run.evaluations):

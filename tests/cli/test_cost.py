@@ -24,7 +24,7 @@ def test_a_table_with_each_configs_time_and_memory(config, tmp_path, capsys):
     out = tmp_path / 'cost.csv'
     assert main(['cost', str(distill), '--reference', str(config), '--repeat', '2', '--csv', str(out)]) == 0
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert said[-4] == ['config', 'step_ms', 'step_ratio', 'memory_mb', 'memory_ratio', 'phases']
+    assert said[-4] == ['config', 'method', 'step_ms', 'step_ratio', 'memory_mb', 'memory_ratio', 'phases']
     alone, taught = csv.DictReader(out.open())
     assert (alone['config'], taught['config']) == (str(config), str(distill))
     assert alone['step_ratio'] == alone['memory_ratio'] == '1.000'
@@ -56,3 +56,14 @@ def test_generations_cost_as_much_as_their_trainings_together(config, tmp_path):
     assert abs(float(taught['step_ms']) - sum(map(float, parts.values()))) < 0.3
     assert float(parts['gen2']) > float(parts['gen1'])
     assert float(taught['memory_mb']) > float(alone['memory_mb'])
+
+
+def test_a_pair_is_measured_under_each_method_and_a_detector_as_it_is():
+    from argparse import Namespace
+
+    from hgd_det.cli.cost import _named
+    args = Namespace(configs=['shapes', 'shapes/student'], method=['hint', 'hgd+logit_kd'],
+                     reference=['shapes', 'hgd'])
+    assert _named(args) == [('shapes', 'hgd'), ('shapes', 'hint'), ('shapes', 'hgd+logit_kd'),
+                            ('shapes/student', '')]
+    assert main(['cost', 'shapes']) == 2

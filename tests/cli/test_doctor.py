@@ -90,3 +90,17 @@ def test_mistakes_are_named(hgd, capsys):
 def test_what_is_looked_at_is_spread_evenly_and_all_of_it_where_there_is_less(count, wanted, indices):
     from hgd_det.engine.doctor import spread
     assert spread(count, wanted) == indices
+
+
+def test_a_teacher_is_tested_and_shown_pictures_at_its_own_size(hgd, capsys, lesson, monkeypatch):
+    from hgd_det.distill.teacher import Teacher
+    shapes, inputs = set(), Teacher.inputs
+    monkeypatch.setattr(Teacher, 'inputs', lambda self, batch, samples=(): shapes.add(
+        tuple(samples[0].get(self.picture).shape)) or inputs(self, batch, samples))
+    options = ['model.teacher.input_size=192', 'model.terms.kd=None']
+    _, found = findings(hgd, capsys, config=lesson, options=options)
+    assert 'mAP on 4 images' in found.get(('teacher', 'fail'), found.get(('teacher', 'ok')))
+    assert 'loss_hgd' in found['step at iteration 1', 'ok'] and shapes == {(3, 192, 192)}
+    _, found = findings(hgd, capsys, config=lesson, options=[
+        *options, 'train_dataloader.dataset.pipeline.2.keep_ratio=True'])
+    assert '192x192' in found['set-up', 'fail'] and 'keep_ratio=False' in found['set-up', 'fail']

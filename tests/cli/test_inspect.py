@@ -49,3 +49,20 @@ model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, inpu
     facts = json.loads(capsys.readouterr().out)
     assert facts['teacher']['params'] == facts['student']['params']
     assert facts['pairs'] and all(pair['size'] for pair in facts['pairs'])
+
+
+def test_several_teachers_are_shown_with_their_pupils(config, tmp_path, hgd, capsys):
+    distilling = tmp_path / 'distilling.py'
+    distilling.write_text(f'''
+_base_ = {str(config)!r}
+model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}}, input_size=96,
+             teachers=dict(a=dict(model={str(config)!r}), b=dict(model={str(config)!r}, input_size=192)),
+             terms=dict(x=dict(type='HGD', teacher='a'), y=dict(type='Hint', weight=1.0, teacher='b')))
+''')
+    assert hgd('inspect', '--json', config=distilling) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['teacher'] is None and facts['teachers']['b']['macs'] > 3 * facts['teachers']['a']['macs']
+    assert {name: term['teacher'] for name, term in facts['terms'].items()} == dict(x='a', y='b')
+    assert hgd('inspect', config=distilling) == 0
+    shown = capsys.readouterr().out
+    assert 'teacher b: ' in shown and 'learns from a' in shown

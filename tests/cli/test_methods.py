@@ -6,7 +6,7 @@ import pytest
 from hgd_det.cli.main import main
 from hgd_det.cli.methods import describe
 from hgd_det.distill.registry import TERMS
-from hgd_det.paths import ROOT
+from hgd_det.paths import find_method
 
 
 @pytest.fixture(scope='module')
@@ -16,19 +16,17 @@ def methods():
             if TERMS.module_dict[each['name']].__module__.startswith('hgd_det.')}
 
 
-def test_every_term_has_a_sentence_a_formula_and_a_config(methods):
+def test_every_term_has_a_sentence_a_formula_and_a_method(methods):
     assert {'HGD', 'SoftLoss', 'BoundedRegression', 'Hint', 'LD', 'FineGrained', 'MaskGuided',
             'Mimic'} <= set(methods)
     for name, method in methods.items():
         assert 10 < len(method['summary']) <= 100 and method['summary'].endswith('.'), name
         assert '::' in method['doc'] and method['needs'], name
-        assert any(path.startswith('configs/shapes/') for path in method['configs']), name
-        assert all((ROOT / path).is_file() for path in method['configs']), name
+        assert method['methods'] and all(find_method(each) for each in method['methods']), name
 
 
-def test_the_first_config_is_the_one_with_least_beside_it(methods):
-    assert methods['HGD']['configs'][0] == 'configs/shapes/hgd.py'
-    assert 'combined' in methods['HGD']['configs'][-1]
+def test_the_first_method_is_the_one_with_least_beside_it(methods):
+    assert methods['HGD']['methods'] == ['hgd', 'combined']
 
 
 def test_the_list_and_one_of_it(capsys):
@@ -37,7 +35,8 @@ def test_the_list_and_one_of_it(capsys):
     assert 'HGD' in said and 'reads boxes, maps' in said
     assert main(['methods', 'fine-grained']) == 0
     said = capsys.readouterr().out
-    assert said.startswith('FineGrained\n') and 'psi' in said and 'configs/shapes/fine_grained.py' in said
+    assert said.startswith('FineGrained\n') and 'psi' in said
+    assert 'hgd-det train PAIR --method fine_grained' in said
     assert main(['methods', '--json']) == 0
     assert {each['name'] for each in json.loads(capsys.readouterr().out)} >= {'HGD', 'LD'}
 

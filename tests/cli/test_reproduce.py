@@ -1,7 +1,7 @@
 import pytest
 
 from hgd_det.cli.main import main
-from hgd_det.report.results import COLUMNS
+from hgd_det.experiments.results import COLUMNS
 
 
 def test_a_dry_run_lists_the_cells_and_prints_the_table_and_runs_nothing(tmp_path, monkeypatch, capsys):
@@ -10,7 +10,7 @@ def test_a_dry_run_lists_the_cells_and_prints_the_table_and_runs_nothing(tmp_pat
     assert main(['reproduce', '4', '--dry-run', *arguments]) == 0
     out = capsys.readouterr().out
     assert '15 of 15 cells to run' in out
-    assert 'configs/shapes/hgd.py model.terms.hgd.select=heads seed 7' in out
+    assert 'shapes hgd model.terms.hgd.select=heads seed 7' in out
     assert 'Table 4: ablation' in out and 'Too few lines' in out
     assert not list(tmp_path.iterdir())
 
@@ -38,4 +38,4 @@ def test_options_for_all_cells_make_other_cells(tmp_path, monkeypatch, capsys):
     (tmp_path / 'r.csv').write_text(','.join(COLUMNS) + '\n')
     assert main(['reproduce', '3', '--scale', 'shapes', '--seeds', '1', '--results', 'r.csv', '--dry-run',
                  '--cfg-options', 'train_cfg.max_iters=2']) == 0
-    assert 'configs/shapes/hint.py train_cfg.max_iters=2 seed 0' in capsys.readouterr().out
+    assert 'shapes hint train_cfg.max_iters=2 seed 0' in capsys.readouterr().out

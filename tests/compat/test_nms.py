@@ -55,6 +55,74 @@ def test_nms_equals_the_greedy_definition_on_thousands_of_random_sets(offset):
     assert suppressed > 5000  # the sets are no trivial ones
 
 
+@pytest.mark.filterwarnings('ignore:invalid value')  # numpy's remark on what is not finite
+@pytest.mark.parametrize('rounds, pairs', [(1, 1), (8, 1 << 22)])
+@pytest.mark.parametrize('offset', [0, 1])
+def test_nms_on_a_device_keeps_what_it_keeps_on_a_cpu(monkeypatch, device, offset, rounds, pairs):
+    """The very function that boxes on CUDA reach, with identical, empty and endless boxes among them."""
+    monkeypatch.setattr(ours, 'ROUNDS', rounds)
+    monkeypatch.setattr(ours, 'PAIRS', pairs)
+    rng = np.random.default_rng(offset)
+    suppressed = 0
+    for _ in range(400):
+        boxes, scores = map(torch.from_numpy, random_set(rng))
+        if not len(boxes):
+            continue
+        boxes[torch.from_numpy(rng.random(boxes.shape) < 0.01)] = float(rng.choice([np.nan, np.inf]))
+        threshold = float(rng.choice([-0.5, 0, 0.2, 0.45, 0.5, 0.9]))
+        got = ours.on_device(boxes.to(device), scores.to(device), threshold, offset)
+        assert got.tolist() == ours.nms(boxes, scores, threshold, offset).tolist(), (boxes, scores, threshold)
+        suppressed += len(boxes) - len(got)
+    assert suppressed > 500
+
+
+def test_nms_on_a_device_follows_a_long_chain(device):
+    """Each box suppresses the next alone, so that every second one survives, however long it takes."""
+    left = torch.arange(101., device=device)
+    boxes = torch.stack([left, left * 0, left + 2, left * 0 + 1], 1)
+    assert ours.on_device(boxes, -left, 0.3).tolist() == list(range(0, 101, 2))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+def test_nms_of_mmcv_runs_on_the_device_of_the_boxes(device, dtype):
+    boxes = torch.tensor([[0., 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]], dtype=dtype, device=device)
+    scores = torch.tensor([0.5, 0.9, 0.7], dtype=dtype, device=device)
+    for offset in (0, 1):
+        dets, keep = mmcv_ops.nms(boxes, scores, 0.5, offset)
+        assert keep.tolist() == [1, 2] and dets.dtype == dtype and keep.device == boxes.device
+    assert mmcv_ops.nms(boxes[:0], scores[:0], 0.5)[1].device == boxes.device
+    dets, keep = mmcv_ops.soft_nms(boxes.float(), scores.float(), 0.5)
+    assert dets.device == keep.device == boxes.device
+
+
+def test_nms_by_torchvision_keeps_the_same_boxes(torchvision, monkeypatch):
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        boxes, scores = map(torch.from_numpy, random_set(rng))
+        wanted = ours.nms(boxes, scores, 0.45)
+        with monkeypatch.context() as patch:
+            patch.setattr('hgd_det.compat.sampling.PLAIN', ())
+            op = ours.torchvision_op('nms', boxes.device)
+        assert op(boxes, scores, 0.45).tolist() == wanted.tolist()
+
+
+def test_nms_match_groups_each_kept_box_with_those_it_suppresses():
+    """By the definition of mmcv's operator: an IoU of exactly the threshold suppresses."""
+    rng = np.random.default_rng(9)
+    for _ in range(300):
+        boxes, scores = random_set(rng)
+        threshold, taken, wanted = float(rng.choice([0.2, 0.5, 0.9])), set(), []
+        order = sorted(range(len(boxes)), key=lambda i: -scores[i])
+        for i in order:
+            if i not in taken:
+                falls = [j for j in order[order.index(i) + 1:] if j not in taken
+                         and iou(boxes[i], boxes[j], 0) >= np.float32(threshold)]
+                taken.update(falls)
+                wanted.append([i, *falls])
+        got = mmcv_ops.nms_match(torch.from_numpy(np.c_[boxes, scores]), threshold)
+        assert [group.tolist() for group in got] == wanted
+
+
 @pytest.mark.parametrize('block, pack', [(1, 1), (3, 1), (4, 7), (256, 1000)])
 def test_nms_does_not_depend_on_how_boxes_are_grouped(monkeypatch, block, pack):
     monkeypatch.setattr(suppression, 'BLOCK', block)

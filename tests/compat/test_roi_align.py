@@ -54,20 +54,32 @@ ROIS = torch.tensor([[0, 1.3, 2.1, 11.7, 9.2], [1, -9, -6, 4, 5.5], [1, 9.1, 6.4
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [0, 1, 2])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_equals_loops_over_samples(mode, ratio, aligned):
+def test_roi_align_equals_loops_over_samples(device, mode, ratio, aligned):
     """Regions inside, across and outside the border, and smaller than a cell."""
     args = ((3, 2), 0.5, ratio, mode, aligned)
-    torch.testing.assert_close(mmcv_ops.roi_align(MAPS, ROIS, *args),
+    torch.testing.assert_close(mmcv_ops.roi_align(MAPS.to(device), ROIS.to(device), *args).cpu(),
                                roi_align_by_loops(MAPS, ROIS, *args))
 
 
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [0, 2])
+def test_torchvisions_roi_align_gives_the_same_values_and_gradients(torchvision, monkeypatch, ratio, aligned):
+    results = []
+    for plain in (('cpu',), ()):
+        monkeypatch.setattr('hgd_det.compat.sampling.PLAIN', plain)
+        maps = MAPS.clone().requires_grad_()
+        out = mmcv_ops.roi_align(maps, ROIS, (3, 2), 0.5, ratio, 'avg', aligned)
+        results.append([out, *torch.autograd.grad(out.square().sum(), maps)])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_gradient_passes_gradcheck(mode, ratio, aligned):
-    maps = MAPS[:, :1, :5, :6].clone().requires_grad_()
+def test_roi_align_gradient_passes_gradcheck(device, mode, ratio, aligned):
+    maps, rois = MAPS[:, :1, :5, :6].to(device, copy=True).requires_grad_(), ROIS.to(device)
     assert torch.autograd.gradcheck(
-        lambda x: mmcv_ops.roi_align(x, ROIS, (2, 3), 0.5, ratio, mode, aligned), maps)
+        lambda x: mmcv_ops.roi_align(x, rois, (2, 3), 0.5, ratio, mode, aligned), maps)
 
 
 @pytest.mark.parametrize('mode, value', [('avg', 0), ('max', -10000)])
@@ -92,12 +104,31 @@ def test_roi_align_refuses_a_region_that_ends_before_it_starts():
         mmcv_ops.roi_align(MAPS, torch.tensor([[0., 5, 5, 1, 9]]).double(), (2, 2))
 
 
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_roi_align_in_half_precision_is_close_and_stays_half(mode):
-    out = mmcv_ops.roi_align(MAPS.half(), ROIS.half(), (2, 2), 0.5, 2, mode, True)
-    assert out.dtype == torch.float16
-    wanted = mmcv_ops.roi_align(MAPS, ROIS, (2, 2), 0.5, 2, mode, True)
-    torch.testing.assert_close(out.double(), wanted, atol=2e-2, rtol=1e-2)
+def test_roi_align_in_half_precision_is_close_and_stays_half(device, mode, dtype, tolerance):
+    maps, rois = (tensor.to(device, dtype).requires_grad_() for tensor in (MAPS, ROIS))
+    exact = maps.detach().double().requires_grad_()
+    out = mmcv_ops.roi_align(maps, rois, (2, 2), 0.5, 2, mode, True)
+    assert out.dtype == dtype
+    wanted = mmcv_ops.roi_align(exact, rois.double(), (2, 2), 0.5, 2, mode, True)
+    torch.testing.assert_close(out.double(), wanted, atol=tolerance, rtol=tolerance)
+    out.sum().backward()
+    wanted.sum().backward()
+    assert maps.grad.dtype == dtype
+    if mode == 'avg':  # another rounding of equal maxima is another cell
+        torch.testing.assert_close(maps.grad.double(), exact.grad, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize('place', [float('nan'), float('-inf')])
+def test_a_region_that_is_nowhere_samples_nothing(device, place):
+    rois = ROIS[:2].float().to(device, copy=True)
+    rois[0, 1:] = place
+    maps = MAPS.float().to(device).requires_grad_()
+    out = mmcv_ops.roi_align(maps, rois, (2, 2), 0.5, 2, 'avg', False)
+    assert (out[0] == 0).all() and out[1].any()
+    out.sum().backward()
+    assert torch.isfinite(maps.grad).all()
 
 
 def test_roi_align_module_of_mmcv_works_in_a_two_stage_head():

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import hgd_det  # noqa: F401  serves the operators that mmcv may lack
 from hgd_det.errors import UserError
+from hgd_det.testing import textured
 
 pytest.importorskip('mmdet')
 from mmdet.structures.bbox import HorizontalBoxes  # noqa: E402
@@ -27,17 +28,6 @@ META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 
         'homography_matrix', 'scale', 'keep_ratio')
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / 'shared/data/voc07mini/VOC2007/JPEGImages'
 SIZES = ((500, 375), (375, 500), (333, 251), (640, 480), (200, 150))
-
-
-def textured(width, height, seed=0):
-    """Noise with the spectrum of photographs: amplitude falls as 1 / frequency."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1
-    grey = [np.fft.irfft2(np.fft.rfft2(rng.normal(size=(height, width))) / frequency, (height, width))
-            for _ in range(3)]
-    image = np.stack([grey[0] + 0.3 * other for other in grey], 2)
-    return np.clip(128 + 55 * image / image.std(), 0, 255).astype(np.uint8)
 
 
 def boxes_in(width, height, rng, most=5):

@@ -90,10 +90,12 @@ def test_the_card_says_what_it_is(student, tmp_path):
     assert facts['params'] == params and facts['macs'] > 1e6 and facts['versions']['torch']
 
 
-def test_a_second_export_replaces_the_first(student, tmp_path):
+def test_a_second_export_replaces_the_first_with_force(student, tmp_path):
     export(student, tmp_path)
     first = (tmp_path / 'model.pth').read_bytes()
-    export(student, tmp_path)
+    with pytest.raises(UserError, match='model.pth exists already'):
+        export(student, tmp_path)
+    export(student, tmp_path, force=True)
     assert (tmp_path / 'model.pth').stat().st_size == len(first)
     assert not list(tmp_path.glob('.*'))
 

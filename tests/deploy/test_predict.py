@@ -156,8 +156,8 @@ def test_the_score_decides_what_stays(checkpoint, tmp_path):
     save(tmp_path / 'a.png', noise(0))
     wanted = open_model(checkpoint)([noise(0)])[0]
     for score in (0.0, 0.5, 1.0):
-        assert call(checkpoint, tmp_path / 'a.png', '--out', tmp_path / 'out', '--score', score) == 0
-        assert len(result(tmp_path / 'out')['annotations']) == (wanted.scores >= score).sum()
+        assert call(checkpoint, tmp_path / 'a.png', '--out', tmp_path / f'out{score}', '--score', score) == 0
+        assert len(result(tmp_path / f'out{score}')['annotations']) == (wanted.scores >= score).sum()
 
 
 # ------------------------------------------------------------------------------------ broken files
@@ -211,7 +211,7 @@ def test_a_run_that_breaks_off_leaves_the_earlier_result_whole(checkpoint, tmp_p
     predict(Spy(checkpoint), sources, tmp_path / 'out')
     before = result(tmp_path / 'out')
     with pytest.raises(RuntimeError, match='no more'):
-        predict(Spy(checkpoint, fails_at=2), sources, tmp_path / 'out', batch_size=1)
+        predict(Spy(checkpoint, fails_at=2), sources, tmp_path / 'out', batch_size=1, force=True)
     assert result(tmp_path / 'out') == before
     assert not list((tmp_path / 'out').glob('.*'))
 
@@ -274,7 +274,7 @@ def test_a_batch_holds_no_more_images_than_asked_and_fewer_large_ones(spy, tmp_p
     assert [len(batch) for batch in spy.seen] == [3, 3, 1]
     spy.seen.clear()
     monkeypatch.setattr(module, 'BATCH_PIXELS', 25_000)
-    predict(spy, sources, tmp_path / 'out', batch_size=3, draw=False)
+    predict(spy, sources, tmp_path / 'out', batch_size=3, draw=False, force=True)
     assert [len(batch) for batch in spy.seen] == [3, 2, 1, 1]
 
 
@@ -341,7 +341,7 @@ def test_options_change_the_config_inside_a_checkpoint(checkpoint, tmp_path):
 def test_a_place_that_cannot_be_written_to_is_named(spy, tmp_path):
     save(tmp_path / 'x.png', noise(0))
     (tmp_path / 'out' / 'x.png').mkdir(parents=True)
-    with pytest.raises(UserError, match='x.png cannot be written'):
+    with pytest.raises(UserError, match='x.png is a folder'):
         predict(spy, collect([tmp_path / 'x.png'], tmp_path / 'out'), tmp_path / 'out')
 
 

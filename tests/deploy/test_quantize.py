@@ -128,6 +128,9 @@ def test_the_verb_calibrates_on_a_folder_and_says_what_became_smaller(onnx_raw, 
     assert 'calibrated on 4 images' in said.out and 'broken.jpg is left out' in said.err
     assert open_model(out)(IMAGES)
     assert main(['quantize', str(out), str(out), '--images', str(tmp_path / 'images')]) == 2
+    assert 'would overwrite' in capsys.readouterr().err
+    again = str(tmp_path / 'again.onnx')
+    assert main(['quantize', str(out), again, '--images', str(tmp_path / 'images')]) == 2
     assert 'is int8 already' in capsys.readouterr().err
 
 

@@ -53,9 +53,10 @@ def test_what_is_not_there_is_named(tmp_path):
 
 def test_no_picture_takes_the_place_of_an_original_or_of_another_picture(tmp_path):
     original = Source(tmp_path / 'x.png', 'x.png')
-    check_places([original], tmp_path / 'out')
+    original.path.write_text('mine')
+    check_places([original], [tmp_path / 'out/x.png'])
     with pytest.raises(UserError, match='would overwrite'):
-        check_places([original], tmp_path)
+        check_places([original], [tmp_path / 'x.png'])
     two = [Source(tmp_path / 'x.gif', 'x.gif'), Source(tmp_path / 'x.gif.png', 'x.gif.png')]
     with pytest.raises(UserError, match='would overwrite'):
-        check_places(two, tmp_path / 'out')
+        check_places(two, [tmp_path / 'out/x.gif.png'] * 2)

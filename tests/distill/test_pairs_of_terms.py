@@ -47,7 +47,7 @@ def beside_each_other(everything, alone, first, second):
             continue
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), name
         scale = wanted.abs().max().clamp(min=1e-12)
-        assert (gradient - wanted).abs().max() <= 1e-4 * scale, f'{name} learns something else beside another'
+        assert (gradient - wanted).abs().max() <= 1e-4 * scale, f'{name} learns something else'
 
 
 def test_there_are_terms():

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 import hgd_det.registered  # noqa: F401
 from hgd_det.distill.stages import MapSpec, Survey, explicit_pairs, pair_stages, select_stages, survey
@@ -11,6 +13,7 @@ from hgd_det.errors import UserError
 from hgd_det.testing import make_survey, tiny_ssd
 
 register_all_modules(init_default_scope=True)
+ROOT = Path(__file__).parents[2]
 SIZES = [96, 48, 24, 12, 6, 3, 1]
 
 
@@ -53,6 +56,30 @@ def test_source_stages_are_what_the_heads_read(ssd, view):
     assert all(torch.equal(maps[tap], out) for tap, out in zip(heads, outs, strict=True))
 
 
+# METHODS, A1: the taps of the paper's networks at 300 px, before the maps that heads read
+PAPER = {
+    'configs/ssd/ssd300_vgg16_voc.py': {300: ('backbone.features.3', 64), 150: ('backbone.features.8', 128),
+                                     75: ('backbone.features.15', 256)},
+    'configs/ssd/ssd300_half_voc.py': {300: ('backbone.features.3', 32), 150: ('backbone.features.8', 64),
+                                    75: ('backbone.features.15', 128)},
+    'configs/ssd/ssd300_vgg11_voc.py': {300: ('backbone.features.1', 64), 150: ('backbone.features.4', 128),
+                                     75: ('backbone.features.9', 256)},
+    'configs/ssd/ssd300_mobilenet_voc.py': {150: ('backbone.features.1', 64),
+                                            75: ('backbone.features.3', 128)},
+}
+
+
+@pytest.mark.parametrize('path', PAPER)
+def test_the_papers_networks_have_the_papers_stages(path):
+    model = Config.fromfile(ROOT / path).model
+    model.backbone.init_cfg = None
+    found = select_stages(survey(MODELS.build(model), (300, 300)))
+    early = {size[0]: (specs[-1].tap, specs[-1].channels) for size, specs in found.items() if size[0] > 38}
+    assert early == PAPER[path]
+    assert [(size[0], specs[-1].tap) for size, specs in found.items() if size[0] <= 38] == [
+        (size, f'neck[{i}]') for i, size in enumerate((38, 19, 10, 5, 3, 1))]
+
+
 def test_literal_selection_ends_in_the_bottlenecks(view):
     taps = [s[-1].tap for s in select_stages(view, select='literal').values()]
     assert taps[3:] == ['neck[0]', 'neck.extra_layers.0.0', 'neck.extra_layers.1.0', 'neck[3]']
@@ -73,7 +100,7 @@ def test_all_features_pair_from_the_end_of_each_size(view):
     pairs = pair_stages(make_survey({'a': (4, 38), 'b': (4, 38), 'c': (4, 19)}),
                         make_survey({'x': (8, 38), 'y': (8, 38), 'z': (8, 38), 'w': (8, 19)}), select='all')
     assert [(p.student.tap, p.teacher.tap) for p in pairs] == [('a', 'y'), ('b', 'z'), ('c', 'w')]
-    assert len(pair_stages(view, view, select='all')) == 13 + 2 + 4  # convolutions, fc6-7, extras
+    assert len(pair_stages(view, view, select='all')) == 13 + 2 + 4 + 1  # convolutions, fc6-7, extras, L2Norm
 
 
 def test_unmatched_sizes_are_ignored_or_resized():

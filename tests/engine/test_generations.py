@@ -15,8 +15,8 @@ from mmengine.config import Config
 from hgd_det.checkpoint import load, sha256
 from hgd_det.cli.main import main
 from hgd_det.engine.generations import RECORD, generation
-from hgd_det.engine.hooks import StopHook
 from hgd_det.engine.runner import load_config
+from hgd_det.engine.signals import StopHook
 from hgd_det.testing import tiny_ssd
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def test_a_signal_in_the_second_generation_ends_the_chain_and_resume_completes_i
 
     with monkeypatch.context() as patch:
         patch.setattr(StopHook, 'after_train_iter', signalled)
-        assert hgd('train', '--work-dir', tmp_path, '--no-validate', config=born) == 0
+        assert hgd('train', '--work-dir', tmp_path, '--no-validate', config=born) == 128 + signal.SIGTERM
     assert (tmp_path / 'gen2/iter_1.pth').exists() and not (tmp_path / 'gen3').exists()
     assert 'checkpoint' not in json.loads((tmp_path / 'gen2' / RECORD).read_text())
     capsys.readouterr()
@@ -142,11 +142,12 @@ def test_a_folder_may_move_and_workers_and_validation_may_change(copied, chain, 
     assert same(weights(copied / 'gen3/iter_4.pth'), weights(chain / 'gen3/iter_4.pth'))
 
 
-def test_without_resume_the_unfinished_generation_starts_anew(copied, chain, born, hgd):
+def test_without_resume_an_unfinished_generation_is_not_trained_over(copied, born, hgd, capsys):
     unfinish(copied / 'gen3')
-    (copied / 'gen3/iter_2.pth').write_bytes(b'damaged')
-    assert hgd('train', '--work-dir', copied, '--no-validate', config=born) == 0
-    assert same(weights(copied / 'gen3/iter_4.pth'), weights(chain / 'gen3/iter_4.pth'))
+    before = (copied / 'gen3/iter_2.pth').read_bytes()
+    assert hgd('train', '--work-dir', copied, '--no-validate', config=born) == 2
+    assert 'gen3 holds a training, up to iter_2.pth. --resume goes on' in capsys.readouterr().err
+    assert (copied / 'gen3/iter_2.pth').read_bytes() == before
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -225,3 +226,14 @@ def test_two_processes_walk_the_chain_together(born, tmp_path, free_port):
         assert record['sha256'] == sha256(tmp_path / f'gen{k}/iter_4.pth')
     assert load(tmp_path / 'gen3/iter_4.pth')['meta']['teacher']['sha256'] == \
         sha256(tmp_path / 'gen2/iter_4.pth')
+
+
+@pytest.mark.parametrize('kept', ['/elsewhere/iter_2.pth', '../other/iter_2.pth', None])
+def test_a_record_names_no_checkpoint_outside_of_its_folder(tmp_path, kept):
+    from mmengine.config import Config
+
+    from hgd_det.engine.generations import _teacher
+    from hgd_det.errors import UserError
+    (tmp_path / 'generation.json').write_text(json.dumps(dict(checkpoint=kept, sha256='0')))
+    with pytest.raises(UserError, match='outside of its folder'):
+        _teacher(Config(dict(work_dir=str(tmp_path), model=dict(type='SSD'))))

@@ -6,51 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
-from torch import nn
-from torch.utils.data import DataLoader
 
 from hgd_det.checkpoint import load
-from hgd_det.engine import hooks
-from hgd_det.engine.guard import guard_mmengine
+from hgd_det.engine import hooks, signals
 from hgd_det.engine.progress import ProgressHook
 from hgd_det.errors import UserError
-
-_names = itertools.count()
-
-
-class Model(BaseModel):
-    """A regression of two numbers; `at` maps an iteration to something to do in it."""
-
-    def __init__(self, width=2, at=None):
-        super().__init__()
-        self.layer = nn.Linear(2, width)
-        self.at, self.seen = at or {}, 0
-
-    def forward(self, inputs, mode='loss'):
-        if mode != 'loss':
-            return []
-        self.seen += 1
-        self.at.get(self.seen, lambda: None)()
-        return {'loss': self.layer(inputs).square().mean()}
-
-
-def runner(work_dir, model=None, iters=6, checkpoint=None, **kwargs):
-    guard_mmengine()
-    data = [(torch.rand(2),) for _ in range(8)]
-    by_epoch = (checkpoint or {}).get('by_epoch', False)
-    return Runner(
-        model or Model(), str(work_dir), train_dataloader=DataLoader(data, 2),
-        train_cfg=dict(by_epoch=True, max_epochs=iters) if by_epoch
-        else dict(by_epoch=False, max_iters=iters),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
-        param_scheduler=[dict(type='OneCycleLR', eta_max=0.1, total_steps=100, by_epoch=False)],
-        default_hooks=dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1, by_epoch=False)
-                           | (checkpoint or {})),
-        custom_hooks=[dict(type='StopHook'), dict(type='ProgressHook')],
-        log_level='ERROR', experiment_name=f'hooks{next(_names)}', randomness=dict(seed=0),
-        **kwargs)
 
 
 def names(folder):
@@ -69,14 +29,14 @@ def fail_writes(monkeypatch, *which):
     monkeypatch.setattr(hooks, 'atomic_write', write)
 
 
-def test_the_last_checkpoints_are_kept_and_every_one_is_intact(tmp_path):
+def test_the_last_checkpoints_are_kept_and_every_one_is_intact(tmp_path, runner):
     runner(tmp_path, checkpoint=dict(max_keep_ckpts=2)).train()
     assert names(tmp_path) == ['iter_5.pth', 'iter_6.pth']
     assert load(tmp_path / 'iter_6.pth')['message_hub']['runtime_info']['keep_ckpt_ids'] == [5, 6]
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_6.pth')
 
 
-def test_the_old_checkpoint_is_removed_only_after_the_new_one_stands(tmp_path, monkeypatch):
+def test_the_old_checkpoint_is_removed_only_after_the_new_one_stands(tmp_path, monkeypatch, runner):
     seen, real = [], hooks.atomic_write
 
     def write(data, path):
@@ -90,7 +50,7 @@ def test_the_old_checkpoint_is_removed_only_after_the_new_one_stands(tmp_path, m
                     ['iter_2.pth'], ['iter_2.pth', 'iter_3.pth']]
 
 
-def test_a_full_disk_is_reported_and_training_goes_on(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_training_goes_on(tmp_path, monkeypatch, runner):
     fail_writes(monkeypatch, 3, 4)
     run = runner(tmp_path, checkpoint=dict(max_keep_ckpts=2))
     reported = []
@@ -101,8 +61,8 @@ def test_a_full_disk_is_reported_and_training_goes_on(tmp_path, monkeypatch):
     assert load(tmp_path / 'iter_5.pth')['message_hub']['runtime_info']['keep_ckpt_ids'] == [2, 5]
 
 
-def test_a_full_disk_at_the_end_is_an_error_that_names_the_last_good_checkpoint(tmp_path,
-                                                                                monkeypatch):
+def test_a_full_disk_at_the_end_is_an_error_that_names_the_last_good_checkpoint(
+        tmp_path, monkeypatch, runner):
     fail_writes(monkeypatch, 6)
     with pytest.raises(UserError, match=r'No space left.*resume from .*iter_5\.pth'):
         runner(tmp_path, checkpoint=dict(max_keep_ckpts=1)).train()
@@ -110,7 +70,7 @@ def test_a_full_disk_at_the_end_is_an_error_that_names_the_last_good_checkpoint(
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_5.pth')
 
 
-def test_the_previous_best_stays_when_the_new_one_cannot_be_written(tmp_path, monkeypatch):
+def test_the_previous_best_stays_when_the_new_one_cannot_be_written(tmp_path, monkeypatch, runner):
     run = runner(tmp_path, iters=1,
                  checkpoint=dict(interval=1000, save_last=False, save_best='acc'))
     run.train()
@@ -125,13 +85,13 @@ def test_the_previous_best_stays_when_the_new_one_cannot_be_written(tmp_path, mo
     assert run.message_hub.get_info('best_score') == 0.15
 
 
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path, runner):
     (tmp_path / '.iter_9.pth.123.tmp').write_bytes(b'half')
     runner(tmp_path, iters=1).train()
     assert not list(tmp_path.glob('.*.tmp'))
 
 
-def test_resuming_continues_exactly_and_refuses_another_model(tmp_path):
+def test_resuming_continues_exactly_and_refuses_another_model(tmp_path, runner, Model):
     runner(tmp_path / 'whole').train()
     runner(tmp_path / 'parts', iters=4).train()
     runner(tmp_path / 'parts', resume=True, load_from=str(tmp_path / 'parts/iter_4.pth')).train()
@@ -143,31 +103,31 @@ def test_resuming_continues_exactly_and_refuses_another_model(tmp_path):
                load_from=str(tmp_path / 'parts/iter_4.pth')).train()
 
 
-def test_resuming_from_weights_alone_is_refused(tmp_path):
+def test_resuming_from_weights_alone_is_refused(tmp_path, runner, Model):
     torch.save({'state_dict': Model().state_dict(), 'meta': {}}, tmp_path / 'weights.pth')
     with pytest.raises(UserError, match='load_from=PATH'):
         runner(tmp_path / 'x', resume=True, load_from=str(tmp_path / 'weights.pth')).train()
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_where_training_stands_and_ends_with_status_zero(tmp_path, number):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_where_training_stands_and_ends_with_its_status(tmp_path, number, runner, Model):
     before = signal.getsignal(number)
     model = Model(at={3: lambda: os.kill(os.getpid(), number)})
-    with hooks.listening(), pytest.raises(SystemExit) as stop:
+    with signals.listening(), pytest.raises(SystemExit) as stop:
         runner(tmp_path, model, checkpoint=dict(interval=1000)).train()
-    assert stop.value.code == 0
+    assert stop.value.code == 128 + number
     assert names(tmp_path) == ['iter_3.pth'] and load(tmp_path / 'iter_3.pth')['meta']['iter'] == 3
     assert signal.getsignal(number) == before
 
 
-def test_a_signal_in_a_run_counted_in_epochs_keeps_the_last_epoch(tmp_path):
+def test_a_signal_in_a_run_counted_in_epochs_keeps_the_last_epoch(tmp_path, runner, Model):
     model = Model(at={6: lambda: os.kill(os.getpid(), signal.SIGTERM)})
-    with hooks.listening(), pytest.raises(SystemExit):
+    with signals.listening(), pytest.raises(SystemExit):
         runner(tmp_path, model, checkpoint=dict(by_epoch=True)).train()
     assert names(tmp_path) == ['epoch_1.pth']
 
 
-def test_a_second_signal_has_its_usual_effect(tmp_path):
+def test_a_second_signal_has_its_usual_effect(tmp_path, runner, Model):
     def interrupt():
         # to this very thread: two signals to the process may arrive as one
         signal.raise_signal(signal.SIGINT)
@@ -175,13 +135,13 @@ def test_a_second_signal_has_its_usual_effect(tmp_path):
     # a job in the background of a shell begins with SIGINT ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with hooks.listening(), pytest.raises(KeyboardInterrupt):
+        with signals.listening(), pytest.raises(KeyboardInterrupt):
             runner(tmp_path, Model(at={2: interrupt})).train()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_without_listening_signals_keep_their_effect_and_training_goes_on(tmp_path):
+def test_without_listening_signals_keep_their_effect_and_training_goes_on(tmp_path, runner):
     runner(tmp_path, iters=2).train()
     assert names(tmp_path) == ['iter_1.pth', 'iter_2.pth']
 
@@ -191,7 +151,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_one_line_with_the_time_left_on_a_terminal_only(tmp_path):
+def test_progress_is_one_line_with_the_time_left_on_a_terminal_only(tmp_path, runner):
     run = runner(tmp_path, iters=4, checkpoint=dict(interval=1000))
     terminal, pipe = Terminal(), io.StringIO()
     for stream in (terminal, pipe):

@@ -1,6 +1,7 @@
 """A run that is killed anywhere, finds the disk full or is told to stop comes to the same end, bit for bit.
 
-HGD_DET_FAULTS is the number of kills; `make test-faults` takes 50.
+HGD_DET_FAULTS is the number of kills; `make test-faults` takes 50. A third of them asks, with a signal to the
+whole process group, as batch systems, `timeout` and terminals do.
 """
 import json
 import os
@@ -29,6 +30,13 @@ PARTS = ('state_dict', 'distill', 'ema_state_dict', 'optimizer', 'param_schedule
 WRITING = {'half a checkpoint': dict(file='iter_*.pth', moment='half'),
            'a whole checkpoint, not renamed': dict(file='iter_*.pth', moment='whole'),
            'half of last_checkpoint': dict(file='last_checkpoint', moment='half')}
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# what the process, or its data worker, is doing when the group is told to stop: the call, and which one of it
+MOMENTS = {'starting': dict(where='mmengine.runner.runner:Runner.build_model', call=1),
+           'in a step': dict(where='mmengine.model.base_model.base_model:BaseModel.train_step', call=5),
+           'writing a checkpoint': dict(file='iter_*.pth', writes=[2], moment='whole'),
+           'validating': dict(where='mmengine.runner.loops:ValLoop.run_iter', call=1),
+           'waiting for data': dict(where='hgd_det.engine.replay:Seeded.__call__', call=6)}
 
 
 class Training:
@@ -45,6 +53,10 @@ class Training:
     def kill(self) -> int:
         os.killpg(self.group, signal.SIGKILL)
         return self.wait(60)
+
+    def stop(self, number: int) -> None:
+        """The whole group, data workers too."""
+        os.killpg(self.group, number)
 
     def reached(self) -> int:
         """The last iteration that the log names, 0 before the first."""
@@ -147,6 +159,7 @@ def test_a_run_killed_at_any_moment_loses_one_interval_at_most_and_ends_with_the
         folder = tmp_path / f'run{runs}'
         while status is None:
             before, fault, kind = leftovers(folder), None, 'anywhere'
+            number = STOPPING[kills.total() // 3 % 3] if kills.total() % 3 == 2 else None
             if kills.total() % 3 == 1:
                 kind = list(WRITING)[(kills.total() - kills['anywhere']) % len(WRITING)]
                 fault = WRITING[kind] | dict(writes=[chance.randint(1, 2)], told=str(tmp_path / 'told'))
@@ -158,7 +171,15 @@ def test_a_run_killed_at_any_moment_loses_one_interval_at_most_and_ends_with_the
                     status = training.wait(0.02)
             else:
                 status = training.wait(chance.uniform(0, 0.7 * whole[1]))
-            if status is None:
+            if status is None and number:
+                kind = 'told to stop'
+                training.stop(number)
+                status = training.end(60)
+                # before it listens the signal acts as ever
+                if status in (128 + number, -number):
+                    status, kills[kind] = None, kills[kind] + 1
+                    assert 'loads data died' not in training.log.read_text()
+            elif status is None:
                 status = training.kill()
                 (tmp_path / 'told').unlink(missing_ok=True)
                 if status == -signal.SIGKILL:  # else it ended at this very moment
@@ -168,12 +189,33 @@ def test_a_run_killed_at_any_moment_loses_one_interval_at_most_and_ends_with_the
                 assert not before & leftovers(folder)
             if status is None:
                 lost[seen - newest(folder)] += 1
+                assert kind != 'told to stop' or newest(folder) >= training.reached()
         assert status == 0, training.log.read_text()[-2000:]
         assert same(folder, whole) and not leftovers(folder)
     with capsys.disabled():
         print(f'\n{kills.total()} kills in {runs} runs {dict(kills)}: every run ended with the bits of the '
               f'uninterrupted one. Kills by iterations lost: {dict(sorted(lost.items()))}')
     assert max(lost) <= INTERVAL
+
+
+@pytest.mark.parametrize('moment', MOMENTS)
+def test_a_group_told_to_stop_saves_where_it_stands_says_so_and_ends_with_the_same_bits(
+        moment, worker, whole, tmp_path):
+    for number in STOPPING:
+        folder, told = tmp_path / number.name, tmp_path / f'{number.name}.told'
+        training = worker.start(folder, MOMENTS[moment] | dict(told=str(told)))
+        while not told.exists():
+            assert training.wait(0.02) is None, training.log.read_text()[-2000:]
+        time.sleep(0.3)    # the other process gets to where it waits
+        training.stop(number)
+        time.sleep(0.3)
+        told.unlink()
+        assert training.end(60) == 128 + number, training.log.read_text()[-2000:]
+        said = training.log.read_text()
+        assert 'Traceback' not in said and 'died' not in said
+        assert newest(folder) >= training.reached() and (moment == 'starting' or newest(folder) > 0)
+        assert f'Stopped by {number.name}' in said or moment == 'starting'
+    assert worker.start(folder).end() == 0 and same(folder, whole)
 
 
 def test_a_disk_too_full_for_a_checkpoint_is_reported_and_training_goes_on(worker, whole, tmp_path):
@@ -211,15 +253,13 @@ def test_a_disk_on_which_nothing_fits_stops_the_run_with_one_message(worker, who
     assert worker.start(tmp_path / 'run').end() == 0 and same(tmp_path / 'run', whole)
 
 
-@pytest.mark.parametrize('number, send', [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
-def test_a_run_told_to_stop_saves_and_ends_well_in_seconds_and_goes_on_bit_for_bit(
-        number, send, worker, whole, tmp_path):
+def test_a_process_told_to_stop_saves_and_ends_in_seconds_and_goes_on_bit_for_bit(worker, whole, tmp_path):
     training = worker.start(tmp_path)
     while training.reached() < 7:
         assert training.wait(0.02) is None
-    send(training.group, number)  # a scheduler signals the process, Ctrl-C the whole group
-    assert training.end(30) == 0
-    assert f'Stopped by {number.name} at iteration {newest(tmp_path)}' in training.log.read_text()
+    os.kill(training.group, signal.SIGTERM)
+    assert training.end(30) == 128 + signal.SIGTERM
+    assert f'Stopped by SIGTERM at iteration {newest(tmp_path)}' in training.log.read_text()
     assert 7 <= newest(tmp_path) < 20
     assert worker.start(tmp_path).end() == 0 and same(tmp_path, whole)
 

@@ -41,13 +41,13 @@ def main() -> None:
 
 
 def train(arguments: list[str], log: str, fault: dict | None) -> None:
-    """`tools/train.py ARGUMENTS` with its output in a file, and with a fault at some write."""
+    """`tools/train.py ARGUMENTS` with its output in a file, and with a fault at some write, or a pause."""
     os.setpgid(0, 0)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
         stream.reconfigure(line_buffering=True)
     if fault:
-        break_writing(**fault)
+        (pause if 'where' in fault else break_writing)(**fault)
     sys.argv = [str(TOOL), *arguments]
     status = 1
     try:
@@ -57,6 +57,31 @@ def train(arguments: list[str], log: str, fault: dict | None) -> None:
     except BaseException:  # as Python's own end of a program
         sys.excepthook(*sys.exc_info())
     os._exit(status)
+
+
+def until_gone(told: Path) -> None:
+    """Say that the moment has come, and let it last until that is taken away."""
+    told.touch()
+    until = time.monotonic() + 600
+    while told.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def pause(where: str, call: int, told: str) -> None:
+    """Hold a process in this call (from 1) of `module:Class.method`."""
+    place, _, path = where.partition(':')
+    owner, name = path.split('.')
+    owner = getattr(importlib.import_module(place), owner)
+    sound, number = getattr(owner, name), 0
+
+    def method(*args, **kwargs):
+        nonlocal number
+        number += 1
+        if number == call:
+            until_gone(Path(told))
+        return sound(*args, **kwargs)
+
+    setattr(owner, name, method)
 
 
 def break_writing(file: str, writes: list[int], moment: str, told: str = '', room: int = 0) -> None:
@@ -69,8 +94,7 @@ def break_writing(file: str, writes: list[int], moment: str, told: str = '', roo
     sound, number = checkpoint.replacing, 0
 
     def wait():
-        Path(told).touch()
-        time.sleep(600)
+        until_gone(Path(told))
 
     class Half:
         def __init__(self, file):

@@ -42,6 +42,12 @@ def stages(view, options):
     return [spec.tap for specs in chosen.values() for spec in specs]
 
 
+@given(surveys(), st.sampled_from(['pre', 'post']))
+def test_all_stages_are_those_by_default_and_more(view, act):
+    every, some = (stages(view, dict(select=select, act=act)) for select in ('all', 'source'))
+    assert set(some) <= set(every)
+
+
 def descending(sizes):
     areas = [height * width for height, width in sizes]
     return areas == sorted(areas, reverse=True)

@@ -57,10 +57,35 @@ def test_a_run_is_finished_when_its_last_checkpoint_is_that_of_the_end(make_run,
     assert read_run(make_run('run', [[row(20)]], last=last)).finished is finished
 
 
-def test_a_config_that_a_later_test_left_is_not_taken_for_the_trained_one(make_run):
-    folder = make_run('run', [[row(20)]])
-    (folder / 'another.py').write_text('model = 1')
-    assert read_run(folder).config.name == 'student.py'
+def only_tested(folder, text='model = 1', name='another.py', number=7):
+    """What `hgd-det test` leaves in its folder."""
+    data = folder / f'20260101_00000{number}' / 'vis_data'
+    data.mkdir(parents=True)
+    (folder / name).write_text(text)
+    (data / 'config.py').write_text(text)
+    (data.parent / f'{data.parent.name}.json').write_text('{"voc/mAP": 0.9}')
+    return folder
+
+
+@pytest.mark.parametrize('name', ['another.py', 'student.py'])
+def test_a_config_that_a_later_test_left_is_not_taken_for_the_trained_one(make_run, name):
+    folder = make_run('run', [[row(20), row(40), {'voc/mAP': 0.1}, row(60)]])
+    before = read_run(folder)
+    run = read_run(only_tested(folder, name=name))    # over the training's own, where they have one name
+    assert run.values == before.values and run.values['train_cfg']['val_interval'] == 50
+    assert run.evaluations == before.evaluations == [{'voc/mAP': 0.1, 'iter': 50}]
+
+
+def test_a_folder_where_something_was_only_tested_is_no_run_and_no_row_of_a_report(make_run, tmp_path):
+    from hgd_det.report.page import write_report
+    ghost, run = only_tested(tmp_path / 'ghost'), make_run('run', [[row(20), {'voc/mAP': 0.1}]])
+    with pytest.raises(UserError, match='holds no run'):
+        read_run(ghost)
+    said = []
+    page = write_report([ghost, run], tmp_path / 'report.html', models=False, say=said.append).read_text()
+    assert 'ghost' not in page and any('left out' in text and 'ghost' in text for text in said)
+    with pytest.raises(UserError, match='holds no run'):
+        write_report([ghost], tmp_path / 'none.html', models=False)
 
 
 def test_figures_of_other_metrics_are_found_too():

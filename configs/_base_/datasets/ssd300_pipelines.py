@@ -1,4 +1,5 @@
-"""Images of 300 px: SSD's augmentation to train (SSD, section 2.2), resizing alone to test."""
+"""Images of 300 px: SSD's augmentation to train (SSD, section 2.2), resizing alone to test; a data set adds
+where it is."""
 
 input_size = 300
 
@@ -47,3 +48,22 @@ test_pipeline = [
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=None,
+    dataset=dict(
+        type='RepeatDataset',
+        times=5,
+        dataset=dict(filter_cfg=dict(filter_empty_gt=True, min_size=32), pipeline=train_pipeline)))
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(test_mode=True, pipeline=test_pipeline))
+test_dataloader = val_dataloader

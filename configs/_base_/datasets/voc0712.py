@@ -8,39 +8,20 @@ metainfo = dict(
              'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
              'train', 'tvmonitor'))
 
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=None,
-    dataset=dict(
-        type='RepeatDataset',
-        times=5,
-        dataset=dict(
-            type='VOCFolders',
-            metainfo=metainfo,
-            data_root=data_root,
-            ann_file=[
-                'VOC2007/ImageSets/Main/trainval.txt',
-                'VOC2012/ImageSets/Main/trainval.txt',
-            ],
-            filter_cfg=dict(filter_empty_gt=True, min_size=32),
-            pipeline={{_base_.train_pipeline}})))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VOCFolder',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='VOC2007/ImageSets/Main/test.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'),
-        test_mode=True,
-        pipeline={{_base_.test_pipeline}}))
+train_dataloader = dict(dataset=dict(dataset=dict(
+    type='VOCFolders',
+    metainfo=metainfo,
+    data_root=data_root,
+    ann_file=[
+        'VOC2007/ImageSets/Main/trainval.txt',
+        'VOC2012/ImageSets/Main/trainval.txt',
+    ])))
+val_dataloader = dict(dataset=dict(
+    type='VOCFolder',
+    metainfo=metainfo,
+    data_root=data_root,
+    ann_file='VOC2007/ImageSets/Main/test.txt',
+    data_prefix=dict(sub_data_root='VOC2007/')))
 test_dataloader = val_dataloader
 
 val_evaluator = dict(type='VOCmAP', mode=['11points', 'area'])

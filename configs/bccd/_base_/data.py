@@ -3,6 +3,8 @@
 Put its Annotations, ImageSets and JPEGImages into data/bccd/VOC2007.
 """
 
+_base_ = '../../shapes/_base_/data.py'
+
 input_size = 160
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
@@ -26,32 +28,8 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    batch_sampler=None,
-    dataset=dict(
-        type='VOCFolder',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='VOC2007/ImageSets/Main/trainval.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'),
-        pipeline=train_pipeline))
+    dataset=dict(metainfo=metainfo, data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=12,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VOCFolder',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='VOC2007/ImageSets/Main/test.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'),
-        test_mode=True,
-        pipeline=test_pipeline))
+    dataset=dict(metainfo=metainfo, data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='VOCmAP', mode=['area', '11points'])
-test_evaluator = val_evaluator

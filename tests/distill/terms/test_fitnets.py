@@ -188,9 +188,8 @@ def test_stage_two_trains_the_whole_detector_and_its_term_begins_where_the_hint_
     assert any(p.grad.any() for p in model.student.bbox_head.parameters())
 
 
-@pytest.mark.parametrize('config', ['shapes/fitnets.py', 'lectures/fitnets_half_voc.py'])
-def test_the_configs_stages_neither_overlap_nor_leave_a_gap(config):
-    terms = Config.fromfile(ROOT / 'configs' / config).model.terms
+def test_the_methods_stages_neither_overlap_nor_leave_a_gap():
+    terms = Config.fromfile(ROOT / 'configs/methods/fitnets.py').terms
     one, two = Schedule(**FitNets.schedule), Schedule(warmup=terms.kd.warmup)
     assert terms.hint.stop == one.stop
     for total in (7, 500, 62003):
@@ -198,9 +197,8 @@ def test_the_configs_stages_neither_overlap_nor_leave_a_gap(config):
             assert one.factor(Progress(i, total)) + two.factor(Progress(i, total)) == 1
 
 
-@pytest.mark.parametrize('config', ['shapes/fitnets.py', 'lectures/fitnets_half_voc.py'])
-def test_the_configs_soft_scores_weigh_four_at_first_and_one_at_the_end(config):
-    _, second = split_entry('kd', Config.fromfile(ROOT / 'configs' / config).model.terms.kd)
+def test_the_methods_soft_scores_weigh_four_at_first_and_one_at_the_end():
+    _, second = split_entry('kd', Config.fromfile(ROOT / 'configs/methods/fitnets.py').terms.kd)
     weights = [second.weight * second.factor(Progress(i, 1000)) for i in (299, 300, 650, 1000)]
     assert weights == pytest.approx([0, 4, 2.5, 1])
 
