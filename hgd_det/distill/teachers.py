@@ -37,7 +37,7 @@ class Teachers(dict[str, Teacher]):
         Refused where that teacher can be seen not to fit the term and the student, whose pictures have this
         size.
         """
-        who, known = f'the term {name!r} ({type(term).__name__})', ', '.join(map(repr, self))
+        who, known = f'the {term.called(name)}', ', '.join(map(repr, self))
         if asked is not None and not term.needs_teacher:
             raise UserError(f'{who} has teacher={asked!r}, but it learns from none')
         if not term.needs_teacher:

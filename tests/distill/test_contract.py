@@ -59,6 +59,16 @@ class Aside(Term):
         return aside if self.alone else aside | dict(loss=lesson.student.head.cls.square().mean())
 
 
+@TERMS.register_module(name='Broken')
+class BreaksTheContract(Term):
+    """Returns what it is told to, of the student's scores."""
+    needs = frozenset({'head'})
+    needs_teacher = False
+    answer = staticmethod(lambda scores: dict(loss=scores.mean()))
+
+    def forward(self, lesson):
+        return self.answer(lesson.student.head.cls)
+
 
 def test_a_term_may_do_without_a_teacher():
     model = make_distiller(dict(a=dict(type='Alone')), teacher=False)
@@ -127,3 +137,36 @@ def test_heads_of_another_kind_are_refused():
     with pytest.raises(UserError, match='no softmax scores'):
         require_ssd('Alone', 'student', None)
     require_ssd('Alone', 'student', make_head_spec(torch.zeros(1, 4)))
+
+
+@pytest.mark.parametrize('answer, said', [
+    (lambda x: x.mean(), r'returned a Tensor; forward\(\) returns a dict of scalars'),
+    (lambda x: None, 'returned a NoneType; forward'),
+    (lambda x: dict(value=x.mean()), 'returned no loss, only value; one key must contain the word "loss"'),
+    (lambda x: {}, 'returned no loss, only nothing'),
+    (lambda x: {0: x.mean()}, 'returned the key 0; keys are words'),
+    (lambda x: dict(loss=x.detach().mean()), "its 'loss' carries no gradient"),
+    (lambda x: dict(loss=torch.zeros(())), "its 'loss' carries no gradient"),
+    (lambda x: dict(loss=x.mean(0)), r"returned a tensor of shape \(\d+, 4\) as 'loss'; give a"),
+    (lambda x: dict(loss=1.0), "returned a float as 'loss'"),
+    (lambda x: dict(loss=x.mean(), share=.5), "returned a float as 'share'")])
+def test_what_no_loss_can_be_made_of_is_refused_naming_the_term(answer, said):
+    model = make_distiller(dict(b=dict(type='Broken')), teacher=False)
+    model.distill['b'].answer = answer
+    with pytest.raises(UserError, match=r"^term 'b' \(Broken\):? " + said):
+        train_step(model, make_batch())
+
+
+def test_needs_that_no_lesson_has_are_refused_naming_the_term(monkeypatch):
+    monkeypatch.setattr(BreaksTheContract, 'needs', frozenset({'head', 'depth', 'maps'}))
+    said = r"^term 'b' \(Broken\) needs 'depth', which no lesson has; .*head, anchors"
+    with pytest.raises(UserError, match=said):
+        make_distiller(dict(b=dict(type='Broken')), teacher=False)
+
+
+def test_every_term_calls_itself_what_a_config_calls_it():
+    assert not {name: kind.title for name, kind in TERMS.module_dict.items() if kind.title != name}
+
+    class Another(BreaksTheContract):
+        """Registered nowhere."""
+    assert Another.title == 'Another' and BreaksTheContract.title == 'Broken'

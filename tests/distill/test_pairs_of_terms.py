@@ -3,11 +3,9 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 
 from hgd_det.distill.registry import TERMS
-from hgd_det.distill.schedule import Progress, Schedule
-from hgd_det.testing import every_term, make_batch, make_distiller, tiny_ssd
+from hgd_det.testing import every_term, make_batch
 
 NAMES = sorted(every_term())
 PAIRS = list(itertools.permutations(NAMES, 2))
@@ -19,28 +17,13 @@ def moves_targets(name):
 
 
 @pytest.fixture(scope='module')
-def model():
-    """One student, one teacher, and every term there is: the tests choose among them."""
-    student, teacher = (tiny_ssd(width, with_bn=False) for width in (1 / 16, 1 / 8))
-    for config in (student, teacher):
-        config['bbox_head'] |= dict(type='DistributionSSDHead', n=4, lo=-4.0, hi=4.0)
-    model = make_distiller(every_term(), student, dict(model=teacher, checkpoint='untrained'))
-    model.terms = dict(model.distill.items())
-    model.progress = Progress(50, 100)
-    if 'FactorTransfer' in model.terms:
-        model.terms['FactorTransfer'].paraphrased += 1      # it has learnt in its part of the training
-    return model
+def alone(everything):
+    return {name: taught(everything, [name])[name] for name in NAMES}
 
 
-@pytest.fixture(scope='module')
-def alone(model):
-    return {name: taught(model, [name])[name] for name in NAMES}
-
-
-def taught(model, names):
-    """``{name: (weighted loss, its gradient on the student)}`` of a step with these terms, in this order."""
-    model.distill = nn.ModuleDict({name: model.terms[name] for name in names})
-    model.schedules = {name: Schedule(weight=2.0) for name in names}
+def taught(everything, names):
+    """``{name: (weighted loss, its gradient on the student)}`` of one step with these terms in this order."""
+    model = everything.only(*names, weight=2.0)
     ready = model.data_preprocessor(make_batch(), True)
     losses = model.loss(ready['inputs'], ready['data_samples'])
     student = [p for p in model.student.parameters() if p.requires_grad]
@@ -54,8 +37,8 @@ def taught(model, names):
     return found
 
 
-def beside_each_other(model, alone, first, second):
-    found = taught(model, [first, second])
+def beside_each_other(everything, alone, first, second):
+    found = taught(everything, [first, second])
     moved = [name for name in (first, second) if moves_targets(name)]
     for name, (value, gradient) in found.items():
         expected, wanted = alone[name]
@@ -71,24 +54,24 @@ def test_there_are_terms():
     assert len(NAMES) >= 23
 
 
-def test_each_term_alone_teaches_the_student(model, alone):
+def test_each_term_alone_teaches_the_student(everything, alone):
     silent = [name for name in NAMES if not moves_targets(name) and not alone[name][1].abs().max() > 0]
     assert not silent
 
 
 @pytest.mark.parametrize(('first', 'second'), CHAIN, ids='+'.join)
-def test_each_keeps_its_loss_and_its_gradient_beside_a_neighbour(model, alone, first, second):
-    beside_each_other(model, alone, first, second)
+def test_each_keeps_its_loss_and_its_gradient_beside_a_neighbour(everything, alone, first, second):
+    beside_each_other(everything, alone, first, second)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('first', NAMES)
-def test_each_keeps_its_loss_and_its_gradient_beside_every_other_in_either_order(model, alone, first):
+def test_each_keeps_its_loss_and_its_gradient_beside_every_other_in_either_order(everything, alone, first):
     failed = []
     for second in NAMES:
         if second != first:
             try:
-                beside_each_other(model, alone, first, second)
+                beside_each_other(everything, alone, first, second)
             except AssertionError as error:
                 failed.append(f'{first} before {second}: {error}'.splitlines()[0])
     assert not failed, '\n'.join(failed)

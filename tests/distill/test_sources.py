@@ -35,7 +35,7 @@ def test_a_path_is_a_config_and_implies_no_weights():
 
 
 def test_of_a_distilled_student_its_plain_self_is_meant():
-    assert resolve('configs/shapes/hgd.py').model['type'] == 'SingleStageDetector'
+    assert resolve('configs/pairs/shapes.py').model['type'] == 'SingleStageDetector'
 
 
 def test_a_folder_is_its_newest_intact_checkpoint_and_the_config_in_it(run):

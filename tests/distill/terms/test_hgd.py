@@ -85,14 +85,13 @@ def loop_statistic(S, kind, o):
     """[y][x] of one image's map, by the definition."""
     C, H, W = S.shape
     if o['stat_norm'] == 'rms':
-        total = sum(S[c, y, x] ** 2 for c in range(C) for y in range(H) for x in range(W))
-        S = S / torch.sqrt(total / (C * H * W))
+        S = S / torch.sqrt((S ** 2).sum() / (C * H * W))
     table = []
     for y in range(H):
         row = []
         for x in range(W):
-            mean = sum(S[c, y, x] for c in range(C)) / C
-            variance = sum((S[c, y, x] - mean) ** 2 for c in range(C)) / C
+            mean = S[:, y, x].sum() / C
+            variance = ((S[:, y, x] - mean) ** 2).sum() / C
             row.append(sigmoid(mean if kind == 'mean' else variance))
         table.append(row)
     return table
@@ -100,17 +99,13 @@ def loop_statistic(S, kind, o):
 
 def loop_distance(S, Z, weight, bias, y, x, o):
     """(distance, whether the cell counts)."""
-    C, c = weight.shape[:2]
-    V = [sum(weight[k, j] * S[j, y, x] for j in range(c)) + bias[k] for k in range(C)]
-    z = [Z[k, y, x] for k in range(C)]
+    V, z = weight @ S[:, y, x] + bias, Z[:, y, x]
     if o['distance'] == 'l2':
-        return sum((a - b) ** 2 for a, b in zip(V, z, strict=True)) / \
-            (C if o['l2_reduce'] == 'mean' else 1), True
-    nz = math.sqrt(sum(float(b) ** 2 for b in z))
+        return ((V - z) ** 2).sum() / (len(z) if o['l2_reduce'] == 'mean' else 1), True
+    nz = math.sqrt(sum(b ** 2 for b in z.tolist()))
     if nz < 1e-6:
         return torch.ones((), dtype=S.dtype), o['zero'] == 'keep'
-    nv = torch.sqrt(sum(a * a for a in V))
-    return 1 - sum(a * b for a, b in zip(V, z, strict=True)) / (nv * nz), True
+    return 1 - (V * z).sum() / (torch.sqrt((V * V).sum()) * nz), True
 
 
 def loop_hgd(term, student, teacher, boxes, o):
