@@ -1,11 +1,11 @@
 # Everything happens in .venv, which each target makes when it is not there.
-#   make setup | demo | test | test-classic | test-faults | bench | browser | lint | clean
+#   make setup | demo | test | test-all | test-classic | test-faults | bench | browser | lint | clean
 # PYTHON=python3.12 chooses another interpreter, TORCH_INDEX= another source of torch.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-classic test-faults bench browser lint clean
+.PHONY: setup demo test test-all test-classic test-faults bench browser lint clean
 
 # 3.11 is the tested one; then whatever fits.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
@@ -26,6 +26,8 @@ INSTALL := install --progress-bar off --only-binary :all: --no-binary $(SOURCES)
 # the CPU wheels that PyTorch's installation page gives.
 TORCH_INDEX ?=
 MARKS ?= not slow and not gpu
+# test processes side by side
+JOBS ?= 2
 # arguments of hgd-det demo, as DEMO='--seed 1 --work-dir work_dirs/demo1'
 DEMO ?=
 # arguments of tools/benchmark.py, as BENCH='step memory --csv results/benchmark_cpu.csv'
@@ -68,18 +70,23 @@ $(STAMP): setup.py constraints.txt Makefile
 $(CLASSIC_STAMP): setup.py constraints.txt Makefile
 	$(call environment,$(CLASSIC))
 	$(CLASSIC)/bin/python $(PIP) $(INSTALL) mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 \
-		'setuptools<81' faster-coco-eval onnx onnxruntime onnxscript safetensors pytest hypothesis tensorboard
+		'setuptools<81' faster-coco-eval onnx onnxruntime onnxscript safetensors pytest pytest-xdist hypothesis tensorboard
 	$(CLASSIC)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	$(call headless,$(CLASSIC))
 
 demo: $(STAMP)
 	$(VENV)/bin/hgd-det demo $(DEMO)
 
+# What a change is tried with; a file's tests stay in one process.
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -m '$(MARKS) and not classic'
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -m '$(MARKS) and not classic'
+
+# The rest: every combination, whole runs, other detectors, attacks, several processes.
+test-all: $(STAMP) test
+	$(MAKE) test MARKS='slow and not gpu'
 
 test-classic: $(CLASSIC_STAMP)
-	$(CLASSIC)/bin/python -m pytest -m '$(MARKS)'
+	$(CLASSIC)/bin/python -m pytest -n $(JOBS) --dist loadfile -m '$(MARKS)'
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,7 @@ VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'hgd_det' / '__init__.py'
                     re.MULTILINE)[1]
 README = ROOT / 'README.md'
 
-TEST = ['pytest>=8', 'hypothesis']
+TEST = ['pytest>=8', 'pytest-xdist', 'hypothesis']
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript', 'safetensors']
 DEV = [*TEST, *EXPORT, 'ruff', 'tensorboard']
 
