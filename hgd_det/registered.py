@@ -15,9 +15,10 @@ import hgd_det.engine.log_processor
 import hgd_det.engine.metrics
 import hgd_det.engine.progress
 import hgd_det.models  # noqa: F401
-from hgd_det.compat import mmdet_fixes
+from hgd_det.compat import mmdet_fixes, preprocess
 from hgd_det.compat.guard import guard_mmengine
 
 mmdet_fixes.apply()
+preprocess.apply()
 guard_mmengine()  # from here on no checkpoint that mmengine reads can run code
 

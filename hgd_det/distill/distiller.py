@@ -30,6 +30,7 @@ from hgd_det.distill.schedule import Balance, Progress, Schedule
 from hgd_det.distill.stages import survey
 from hgd_det.distill.teacher import Teacher, as_pair
 from hgd_det.distill.term import Spec, Term, check_returned
+from hgd_det.distill.touch import touch
 from hgd_det.errors import UserError
 
 DEFAULT_INPUT = 256  # a multiple of every usual stride, for detectors that take any size
@@ -143,7 +144,7 @@ class Distiller(BaseDetector):
         active = [name for name, factor in factors.items() if factor > 0]
         if not active:
             losses = self.student.loss(batch_inputs, batch_data_samples)
-            return losses | {f'loss_{name}': _touch(term, batch_inputs)
+            return losses | {f'loss_{name}': touch(term, batch_inputs)
                              for name, term in self.distill.items()}
         if self.teacher is not None:
             self.teacher.load()
@@ -155,8 +156,15 @@ class Distiller(BaseDetector):
                 losses |= self._weighed(name, term, lesson, factors[name], detection)
         if lesson.taught_in:
             share = lesson.taught_in / (time.perf_counter() - began)
-            losses['teacher_share'] = batch_inputs.new_tensor(share)
+            losses['teacher_share'] = batch_inputs.new_full((), share)
         return losses
+
+    def parse_losses(self, losses: dict) -> tuple[Tensor, dict]:
+        """mmengine's; what is one number already is taken as it is, since its mean would be two operations."""
+        log = {key: sum(map(_mean, value)) if isinstance(value, (list, tuple)) else _mean(value)
+               for key, value in losses.items()}
+        total = sum(value for key, value in log.items() if 'loss' in key)
+        return total, dict(loss=total) | log
 
     def lesson(self, images: Tensor, samples: list, terms: Iterable[str] | None = None
                ) -> tuple[Lesson, dict]:
@@ -200,7 +208,7 @@ class Distiller(BaseDetector):
 
     def _weighed(self, name: str, term: Term, lesson: Lesson, factor: float, detection: Tensor) -> dict:
         """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
-        idle = _touch(term, detection)
+        idle = touch(term, detection)
         if factor == 0:
             return {f'loss_{name}': idle}
         values = term(lesson.limited(name, term))
@@ -210,7 +218,8 @@ class Distiller(BaseDetector):
         entries = {} if aside is None else {f'loss_{name}_aside': aside}
         if counted:
             raw = sum(counted.values())
-            weight = torch.as_tensor(self._weight(name, term, detection, raw) * factor).to(raw)
+            weight = self._weight(name, term, detection, raw) * factor
+            weight = weight.to(raw) if isinstance(weight, Tensor) else raw.new_full((), weight)
             entries |= {f'loss_{name}{k}': v * weight for k, v in counted.items()}
             entries |= {f'{name}_raw': raw.detach(), f'{name}_weight': weight}
         else:  # the term teaches by other means, or only itself so far
@@ -282,14 +291,9 @@ def _total(losses: Mapping) -> Tensor:
     total = 0.0
     for key, value in losses.items():
         if 'loss' in key:
-            total = total + (sum(v.mean() for v in value) if isinstance(value, (list, tuple))
-                             else value.mean())
+            total = total + (sum(map(_mean, value)) if isinstance(value, (list, tuple)) else _mean(value))
     return total
 
 
-def _touch(term: Term, like: Tensor) -> Tensor:
-    """A zero in which every parameter of the term takes part: data-parallel training then finds a
-    gradient for each of them in every step, and needs no search for unused ones."""
-    parameters = [p for p in term.parameters() if p.requires_grad]
-    zero = like.new_zeros(())
-    return zero + sum(p.sum() for p in parameters) * 0 if parameters else zero
+def _mean(value: Tensor) -> Tensor:
+    return value.mean() if value.ndim else value

@@ -71,7 +71,7 @@ def results(head, maps, images, meta=None, ignored=None, cast=lambda level: leve
     maps = [[cast(level).requires_grad_() for level in kind] for kind in maps]
     with Watching(SimpleNamespace(bbox_head=head)) as spy:
         losses = head.loss_by_feat(*maps, images, meta or metas(len(images)), ignored)
-    sum(sum(value.mean() for value in values) for values in losses.values()).backward()
+    sum(values if isinstance(values, torch.Tensor) else sum(value.mean() for value in values) for values in losses.values()).backward()
     return losses, spy._targets, [level.grad for kind in maps for level in kind]
 
 
@@ -243,7 +243,7 @@ def test_under_autocast_losses_and_gradients_are_mmdets(coarse_scores):
         with torch.autocast('cpu', torch.bfloat16):
             maps = head([f * 0 if coarse_scores else f for f in features])
             losses = head.loss_by_feat(*maps, objects((3, 4)), metas(2))
-        sum(sum(value.mean() for value in values) for values in losses.values()).backward()
+        sum(values if isinstance(values, torch.Tensor) else sum(value.mean() for value in values) for values in losses.values()).backward()
         found.append([*(v.detach().float().sum() for values in losses.values() for v in values),
                       *(p.grad for p in head.parameters())])
     assert maps[0][0].dtype == torch.bfloat16
