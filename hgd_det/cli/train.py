@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', metavar='CHECKPOINT', nargs='?', const='auto',
                         help='go on from this checkpoint, or, without a name, from the newest '
                              'intact one in the work directory (a new run if there is none)')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', nargs='?', const='fp16', choices=('bf16', 'fp16'),
+                        help='automatic mixed precision: fp16 (without a name), on a GPU; bf16 anywhere, '
+                             'and without waiting for a scale')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the total batch size')
     parser.add_argument('--seed', type=at_least(0), metavar='N',
@@ -48,9 +50,11 @@ def _apply(cfg, args: argparse.Namespace) -> None:
                if not cfg.get(key)]
     if missing:
         raise UserError(f'{args.config} cannot be trained: it has no {", ".join(missing)}')
-    if args.amp:
+    if args.amp == 'bf16':
+        cfg.optim_wrapper.update(type='BFloat16OptimWrapper')
+    elif args.amp:
         if get_device() == 'cpu':
-            raise UserError('--amp needs a GPU, and none is visible')
+            raise UserError('--amp needs a GPU, and none is visible; --amp bf16 trains on a CPU too')
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):

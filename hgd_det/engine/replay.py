@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from torch import nn
@@ -116,12 +115,12 @@ def install(loader: DataLoader, seed: int) -> DataLoader:
 
 
 class ReplayRunner(Runner):
-    """mmengine's runner with repeatable draws, and on a CPU with convolutions that are a quarter faster."""
+    """mmengine's runner with repeatable draws, and maps in channels last: convolutions are a quarter faster on a
+    CPU, those of mixed precision on a GPU as well, and what reads a map cell by cell copies nothing."""
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        if get_device() == 'cpu':
-            # before the wrapper lays out its buffers: afterwards it would hand out gradients in another order
-            model = model.to(memory_format=torch.channels_last)
+        # before the wrapper lays out its buffers: afterwards it would hand out gradients in another order
+        model = model.to(memory_format=torch.channels_last)
         return super().wrap_model(model_wrapper_cfg, model)
 
     @staticmethod

@@ -23,6 +23,7 @@ from mmengine.visualization import Visualizer
 from torch import distributed
 
 from hgd_det.compat.guard import guard_mmengine
+from hgd_det.engine.deferred import deferred
 from hgd_det.engine.faults import run_errors
 from hgd_det.engine.mistakes import check_config, need_model, user_errors
 from hgd_det.engine.replay import ReplayRunner
@@ -174,7 +175,11 @@ def build_runner(cfg: Config) -> Runner:
     saver = hooks.get('checkpoint', dict(interval=1))  # None switches it off
     if saver is not None and saver.get('type', 'CheckpointHook') == 'CheckpointHook':
         hooks['checkpoint'] = {**saver, 'type': 'AtomicCheckpointHook'}
+    if hooks.get('runtime_info', dict(type='RuntimeInfoHook')).get('type') == 'RuntimeInfoHook':
+        hooks['runtime_info'] = dict(type='DeferredInfoHook')
     cfg.default_hooks = hooks
+    if cfg.get('optim_wrapper'):
+        cfg.optim_wrapper = deferred(cfg.optim_wrapper)
     own = cfg.get('custom_hooks') or []
     watch = [] if any(hook.get('type') == 'HealthHook' for hook in own) else [dict(type='HealthHook')]
     cfg.custom_hooks = [*own, *watch, dict(type='ClassesHook'), dict(type='DataIdentityHook'),

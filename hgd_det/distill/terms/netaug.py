@@ -86,7 +86,7 @@ class NetAug(Term):
         with torch.autocast(images.device.type, dtype=mixed, enabled=mixed is not None):
             losses = functional_call(net, self.weights(self.shapes[drawn]), (images, lesson.samples),
                                      dict(mode='loss'))
-        return dict(loss=self.student.parse_losses(losses)[0], width=images.new_tensor(self.widths[drawn]))
+        return dict(loss=self.student.parse_losses(losses)[0], width=images.new_full((), self.widths[drawn]))
 
 
 def initial(student: nn.Module, name: str, shape: Sequence[int]) -> Tensor:
