@@ -31,9 +31,9 @@ def as_if_launched(yes: bool = True) -> Iterator[None]:
         _forced.pop()
 
 
-def sent(values: Sequence, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers of Python's as a tensor beside ``like``. Nobody waits: `new_tensor` would."""
-    made = torch.tensor(values, dtype=dtype)
+def sent(values: Sequence | Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers of Python's, or a CPU's tensor, beside ``like``. Nobody waits: `new_tensor` would."""
+    made = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
     return made if like.device.type == 'cpu' else made.pin_memory().to(like.device, non_blocking=True)
 
 

@@ -55,10 +55,9 @@ OVER = {
     'dml': 'a second detector trains, with losses of its own',
     'gradient_attention': 'the gradients of both detectors, and the gradient of the student\'s',
     'lad': 'candidates are picked out, and a mixture is fitted until it settles',
-    'mask_guided': 'objects are cropped from the levels that have an anchor on them',
     'mimic': 'NMS of what the teacher detects',
+    'relational': 'objects are cropped from six maps',
     'netaug': 'a whole wider detector trains',
-    'relational': 'objects are cropped, of which a mask decides',
 }
 COLUMNS = ('config', 'batch', 'step', 'student', 'beyond', 'budget', 'teacher', 'optimizer', 'waits', 'why')
 

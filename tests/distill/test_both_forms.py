@@ -4,9 +4,10 @@ import torch
 
 from hgd_det.benchmarks.launches import STEP, TEACHER, Counted
 from hgd_det.device import as_if_launched
+from hgd_det.distill.boxes import all_crops, crops
 from hgd_det.testing import every_term, make_batch, make_distiller, tiny_ssd
 
-WAITING = {'LAD', 'Mimic', 'Relational', 'MaskGuided'}      # benchmarks/launches.py says why
+WAITING = {'LAD', 'Mimic'}      # benchmarks/launches.py says why
 
 
 def learned(name, launched):
@@ -38,3 +39,15 @@ def test_a_term_says_and_teaches_the_same_in_both_forms_and_waits_in_none(name):
     for mine, wanted in zip(ours, gradients, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-4 * max(1e-3, float(wanted.abs().max())))
     assert not waits or name in WAITING, waits
+
+
+def test_crops_of_padded_boxes_are_those_of_roi_align():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 19, 12, generator=generator, dtype=torch.float64)
+    corner, side = torch.rand(2, 2, 8, 2, generator=generator, dtype=torch.float64) * 150
+    boxes = torch.cat([corner, corner + side], 2)
+    boxes[0, 0] = torch.tensor([0., 0., 300, 290])
+    boxes[1, 1] = torch.tensor([10., 290, 12, 290.5])
+    for size in (1, 7):
+        found = all_crops(x, boxes, (290, 300), size)
+        torch.testing.assert_close(found.flatten(0, 1), crops(x, list(boxes), (290, 300), size))
