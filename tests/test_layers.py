@@ -17,7 +17,8 @@ MAY = {
     'benchmarks': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'benchmarks'},
     'cli': {'compat', 'models', 'distill', 'data', 'engine', 'deploy', 'report', 'cli'},
 }
-LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS', 'registered', 'safe_types', 'device'}
+LEAVES = {'errors', 'paths', 'checkpoint', 'weights', '__version__', 'MAX_PIXELS', 'registered', 'safe_types',
+          'device'}
 
 
 def imported(path: Path) -> set[str]:

@@ -46,7 +46,8 @@ STEP, TEACHER, OPTIMIZER = 'step', 'teacher', 'optimizer'
 BATCH = 4
 ALONE, HGD, OTHER = 450, 250, 400       # budgets: the student's step, and what a term may add to it
 PAIR = 'configs/hgd/ssd_half_voc.py'
-PLAIN = {'student', 'teacher', 'teacher_coco', 'ld_student', 'ld_teacher', 'born_again', 'born_again_ensemble'}
+PLAIN = {'student', 'teacher', 'teacher_coco', 'ld_student', 'ld_teacher', 'born_again',
+         'born_again_ensemble'}
 LATE = 0.5
 EARLY = {'factor_transfer': 0.01}       # where another part of the method runs first
 #: What is over its budget, or waits, and why.
@@ -100,8 +101,8 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
                   (found.beyond / found.budget,) * 2, '<=1')
     for config in (PAIR, 'configs/shapes/hgd.py'):
         alone = student(config)
-        yield Row(f'student of {config}, alone', 'launches', alone, ALONE, alone / ALONE, (alone / ALONE,) * 2,
-                  '<=1')
+        yield Row(f'student of {config}, alone', 'launches', alone, ALONE, alone / ALONE,
+                  (alone / ALONE,) * 2, '<=1')
     if options.csv:
         write_csv(counts, options.csv)
 
@@ -117,7 +118,8 @@ def count(config: str, batch: int = BATCH) -> Count:
     schedules = training.model.schedules.values()
     late = all(schedule.factor((int(LATE * training.total), training.total)) > 0 for schedule in schedules)
     found = counted(training, LATE if late else 0.1, batch, EARLY.get(name))
-    return Count(config, found.launches(), student(config, batch), HGD if name in ('hgd', 'ssd_half_voc') else OTHER,
+    budget = HGD if name in ('hgd', 'ssd_half_voc') else OTHER
+    return Count(config, found.launches(), student(config, batch), budget,
                  found.launches(TEACHER), found.launches(OPTIMIZER),
                  found.waits[STEP].total() + found.waits[TEACHER].total())
 
@@ -129,7 +131,7 @@ def student(config: str, batch: int = BATCH) -> int:
 
 
 def counted(training, fraction: float, batch: int = BATCH, before: float | None = None) -> Counted:
-    """What a step asks for, on a second batch of its kind; ``before``: the part of the run that must come first."""
+    """What a step asks for, on a second batch of its kind; ``before``: a part of the run that comes first."""
     from hgd_det.benchmarks.step import shapes_batch, voc_batch
     classes = getattr(training.model, 'student', training.model).bbox_head.num_classes
     data = shapes_batch(batch, 96) if classes == 6 else voc_batch(batch, 300, classes)

@@ -1,6 +1,6 @@
-"""mmdet's preprocessor takes a batch picture by picture: each is copied to the device and waited for, reordered,
-converted and normalised by itself. Here a training batch of 8-bit pictures of one size goes over in one pinned
-piece and its boxes in another, and is normalised there at once; values are the same to the last bit.
+"""mmdet's preprocessor takes a batch picture by picture: each is copied to the device and waited for,
+reordered, converted and normalised by itself. Here a batch of 8-bit pictures of one size goes over in one
+pinned piece and its boxes in another, and is normalised there at once; values are the same to the last bit.
 """
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def apply() -> None:
 def _alike(self, data) -> bool:
     inputs = data.get('inputs') if isinstance(data, dict) else None
     return (isinstance(inputs, Sequence) and len(inputs) > 0 and all(
-        isinstance(each, Tensor) and each.dtype == torch.uint8 and each.ndim == 3 and each.device.type == 'cpu'
-        and each.shape == inputs[0].shape for each in inputs)
+        isinstance(each, Tensor) and each.dtype == torch.uint8 and each.ndim == 3
+        and each.device.type == 'cpu' and each.shape == inputs[0].shape for each in inputs)
         and inputs[0].shape[0] == 3 and not any(side % self.pad_size_divisor for side in inputs[0].shape[1:]))
 
 
@@ -58,7 +58,7 @@ def _plain(samples) -> bool:
 
 
 def send_instances(samples: Sequence, device: torch.device) -> None:
-    """Put boxes and labels of all samples on the device, those of a kind in one copy that nobody waits for."""
+    """Put boxes and labels of all samples on the device, those of a kind in one copy without a wait."""
     for group in ('gt_instances', 'ignored_instances'):
         found = [sample.get(group) for sample in samples if group in sample]
         for key in {key for each in found for key in each.keys()}:

@@ -71,7 +71,7 @@ def all_crops(x: Tensor, boxes: Tensor, input_shape: tuple[int, int], size: int 
         across, down = (_bins(low[..., axis], high[..., axis], cells, pixels, size)
                         for axis, cells, pixels in ((0, width, input_shape[1]), (1, height, input_shape[0])))
     bands = down.flatten(1, 2) @ x.transpose(1, 2).flatten(2)                               # (B, n size, C W)
-    bands = bands.view(count, number, size, -1, width).transpose(2, 3).flatten(2, 3)        # (B, n, C size, W)
+    bands = bands.view(count, number, size, -1, width).transpose(2, 3).flatten(2, 3)    # (B, n, C size, W)
     return (bands @ across.transpose(2, 3)).unflatten(2, (-1, size))
 
 
@@ -82,6 +82,6 @@ def _bins(low: Tensor, high: Tensor, cells: int, pixels: int, size: int) -> Tens
     most = torch.arange(-(-cells // size) + 1, device=low.device)
     place = torch.arange(size, device=low.device)[:, None]
     at = start[..., None, None] + step[..., None, None] * (place + (most + 0.5) / samples.clamp(min=1))
-    counts = (most < samples) & (at >= -1) & (at <= cells)                                  # (..., size, most)
+    counts = (most < samples) & (at >= -1) & (at <= cells)                          # (..., size, most)
     near = at.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=low.device)
     return ((1 - near.abs()).clamp(min=0) * counts[..., None]).sum(-2) / samples.clamp(min=1)

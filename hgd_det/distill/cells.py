@@ -50,7 +50,7 @@ def _cells(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Cells:
 # masks from boxes -----------------------------------------------------------------------------
 @lru_cache(16)
 def _axes(sizes: Sizes, input_shape: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
-    """Of each column of each map, then of each row of each: its edge of a box, number, map's cells, pixels."""
+    """Of each column of each map, then of each row of each: its edge of a box, number, cells, pixels."""
     lines = [(axis, at, size[1 - axis], input_shape[1 - axis])
              for axis in (0, 1) for size in sizes for at in range(size[1 - axis])]
     edge, *rest = zip(*lines, strict=True)
@@ -62,7 +62,7 @@ def _axes(sizes: Sizes, input_shape: tuple[int, int], device: torch.device) -> t
 @torch.no_grad()
 def box_masks(boxes: Tensor, real: Tensor, sizes: Sequence[Sequence[int]], input_shape: tuple[int, int],
               rule: str = 'overlap') -> Tensor:
-    """(B, T) bool: :func:`~hgd_det.distill.functional.box_mask` of every size, from padded boxes (B, n, 4)."""
+    """(B, T) bool: `functional.box_mask` of every size, from padded boxes (B, n, 4)."""
     sizes = tuple(tuple(size) for size in sizes)
     if not boxes.shape[1]:
         return torch.zeros(len(boxes), sum(h * w for h, w in sizes), dtype=torch.bool, device=boxes.device)

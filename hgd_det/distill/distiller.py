@@ -160,7 +160,7 @@ class Distiller(BaseDetector):
         return losses
 
     def parse_losses(self, losses: dict) -> tuple[Tensor, dict]:
-        """mmengine's; what is one number already is taken as it is, since its mean would be two operations."""
+        """mmengine's; what is one number already is taken as it is: its mean would be two operations."""
         log = {key: sum(map(_mean, value)) if isinstance(value, (list, tuple)) else _mean(value)
                for key, value in losses.items()}
         total = sum(value for key, value in log.items() if 'loss' in key)

@@ -264,7 +264,7 @@ def padded_boxes(lesson) -> Padded:
 # What a region picks out -----------------------------------------------------------------------
 
 def rows(x: Tensor, chosen: Tensor) -> Tensor:
-    """(P, ...) of x (B, M, ...): the chosen (B, M) alone; all of them where picking out would be waited for."""
+    """(P, ...) of x (B, M, ...): the chosen (B, M) alone; all where picking out would be waited for."""
     return x.flatten(0, 1) if launches(chosen) else x[chosen]
 
 

@@ -9,16 +9,17 @@ from torch.autograd import Variable
 
 
 def touch(module: nn.Module, like: Tensor) -> Tensor:
-    """A zero in which every parameter of the module takes part: data-parallel training then finds each of them in
-    every step, and needs no search for unused ones. One that nothing else reaches gets a gradient of zeros."""
+    """A zero in which every parameter of the module takes part: data-parallel training then finds each of
+    them in every step, and needs no search for unused ones. One that nothing else reaches gets a gradient of
+    zeros."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     zero = like.detach().new_zeros(())
     return _Touch.apply(zero, *parameters) if parameters else zero
 
 
 class _Touch(torch.autograd.Function):
-    """Its gradients are undefined, which costs no operation: zeros are made behind the backward pass, for those
-    parameters that have no gradient by then."""
+    """Its gradients are undefined, which costs no operation: zeros are made behind the backward pass, for
+    those parameters that have no gradient by then."""
 
     @staticmethod
     def forward(ctx, zero: Tensor, *parameters: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def imitations(students: Sequence[Tensor], teachers: Sequence[Tensor], weights: 
                biases: Sequence[Tensor | None], w: Tensor, scale: Tensor, cells: Cells, *,
                distance: str = 'cosine', l2_reduce: str = 'sum', z_norm: Tensor | None = None,
                alike: bool = False) -> tuple[Tensor, Tensor]:
-    """``(values (S,), D (B, S))``, D without gradient; see `imitation`, whose arguments these are for S stages.
+    """``(values (S,), D (B, S))``, D without gradient; see `imitation`, whose arguments these are.
 
     Args:
         w, z_norm: (B, T): the cells of all stages side by side.
@@ -120,7 +120,7 @@ def _adapted(s: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _cosine(dot: Tensor, norm_v: Tensor, norm_z: Tensor, factor: Tensor | None):
-    """Distances (B, T), and of their gradient ``on_V V - on_Z Z`` the two factors; see `imitation._cosine`."""
+    """Distances (B, T), and the factors of their gradient ``on_V V - on_Z Z``; see `imitation._cosine`."""
     valid = (norm_v > EPS) & (norm_z >= DEAD)
     inverse = (norm_v * norm_z).reciprocal_().masked_fill_(~valid, 0)
     cosine = dot.mul_(inverse)

@@ -1,7 +1,7 @@
 """What is only logged stays on its device until a line of the log is due.
 
-mmengine asks for every loss and for the norm of the gradients in every iteration: on a GPU each is a wait until
-all that was launched has run. Here they are kept, and fetched together; the log has the same numbers.
+mmengine asks for every loss and for the norm of the gradients in every iteration: on a GPU each is a wait
+until all that was launched has run. Here they are kept, and fetched together; the log has the same numbers.
 """
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DeferredAmpOptimWrapper(_KeepsNorm, AmpOptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(DeferredOptimWrapper):
-    """Mixed precision in bfloat16, on a GPU or a CPU. It has float32's range: no scale, and nothing to ask."""
+    """Mixed precision in bfloat16, on a GPU or a CPU. It has float32's range: no scale, nothing to ask."""
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -62,8 +62,8 @@ def deferred(optim_wrapper: dict) -> dict:
 
 @HOOKS.register_module()
 class DeferredInfoHook(RuntimeInfoHook):
-    """mmengine's `RuntimeInfoHook`; what an iteration logs is fetched when the logger will want it, at the end of
-    an epoch, and before a checkpoint is written."""
+    """mmengine's `RuntimeInfoHook`; what an iteration logs is fetched when the logger will want it, at the
+    end of an epoch, and before a checkpoint is written."""
 
     def __init__(self):
         self._pending: list[tuple[list[str], Tensor]] = []
@@ -71,7 +71,8 @@ class DeferredInfoHook(RuntimeInfoHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        self._interval = min((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), default=10)
+        self._interval = min((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)),
+                             default=10)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         found = {key: value for key, value in (outputs or {}).items()

@@ -115,8 +115,8 @@ def install(loader: DataLoader, seed: int) -> DataLoader:
 
 
 class ReplayRunner(Runner):
-    """mmengine's runner with repeatable draws, and maps in channels last: convolutions are a quarter faster on a
-    CPU, those of mixed precision on a GPU as well, and what reads a map cell by cell copies nothing."""
+    """mmengine's runner with repeatable draws, and maps in channels last: convolutions are a quarter faster
+    on a CPU, and on a GPU what reads a map cell by cell copies nothing."""
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         # before the wrapper lays out its buffers: afterwards it would hand out gradients in another order

@@ -61,7 +61,7 @@ def match(anchors: Tensor, boxes: Tensor, counts: list[int], inside: Tensor | No
 @torch.no_grad()
 def match_all(anchors: Tensor, boxes: Tensor, counts: list[int], inside: Tensor | None = None, *,
               positive: float = 0.5, negative: float = 0.5, forced: float = 0.0) -> Tensor:
-    """:func:`match` from all overlaps (B, G, M) at once: more memory, few operations, no wait. G is at least 1.
+    """:func:`match` from all overlaps (B, G, M) at once: few operations and no wait. G is at least 1.
 
     However many objects there are, about ``MOST`` overlaps are held at a time.
     """

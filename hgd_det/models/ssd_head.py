@@ -65,8 +65,8 @@ class BatchedSSDHead(SSDHead):
         priors, flags = list(priors), {}
         for meta in batch_img_metas:
             shape = tuple(meta['pad_shape'][:2])
-            inside = [(min(-(-shape[0] // stride[1]), h), min(-(-shape[1] // stride[0]), w)) for (h, w), stride
-                      in zip(sizes, self.prior_generator.strides, strict=True)]
+            inside = [(min(-(-shape[0] // down), h), min(-(-shape[1] // across), w))
+                      for (h, w), (across, down) in zip(sizes, self.prior_generator.strides, strict=True)]
             if not any(h and w for h, w in inside):
                 raise ValueError('There is no valid anchor inside the image boundary: '
                                  'check the image size and the sizes of the anchors')
@@ -99,7 +99,7 @@ class BatchedSSDHead(SSDHead):
         objects = [get_box_tensor(image.bboxes).reshape(-1, 4) for image in batch_gt_instances]
         classes = [image.labels for image in batch_gt_instances]
         whole = launches(anchors)
-        boxes, classes = padded(objects, least=whole), padded(classes, least=whole)         # (B, G, 4), (B, G)
+        boxes, classes = padded(objects, least=whole), padded(classes, least=whole)     # (B, G, 4), (B, G)
         rules = self.assigner
         owner = (match_all if whole else match)(
             anchors, boxes, [len(image) for image in objects], inside,

@@ -51,9 +51,10 @@ def test_operations_are_counted_in_backward_and_views_and_allocations_are_not():
 
 
 @pytest.mark.parametrize('ask', [
-    lambda x: x.item(), lambda x: bool(x > 0), lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.tolist(),
-    lambda x: x.view(1).numpy(), lambda x: x.view(1)[[0]], lambda x: x.new_tensor([1, 2]), lambda x: x.cpu(),
-    lambda x: torch.tensor([1.], device=x.device), lambda x: x.unique(), lambda x: x.masked_select(x > 0),
+    lambda x: x.item(), lambda x: bool(x > 0), lambda x: x.nonzero(), lambda x: x[x > 0],
+    lambda x: x.tolist(), lambda x: x.view(1).numpy(), lambda x: x.view(1)[[0]],
+    lambda x: x.new_tensor([1, 2]), lambda x: x.cpu(), lambda x: torch.tensor([1.], device=x.device),
+    lambda x: x.unique(), lambda x: x.masked_select(x > 0),
     lambda x: x.clone().view(1).__setitem__(x.view(1) > 0, x.new_ones(1))])
 def test_every_way_to_wait_is_seen(ask):
     with Counted() as found:

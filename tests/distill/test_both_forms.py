@@ -1,4 +1,4 @@
-"""What a GPU runs of each term equals what a CPU runs: values and gradients, and it asks for nothing in between."""
+"""What a GPU runs of each term equals what a CPU runs, in values and gradients, and waits for nothing."""
 import pytest
 import torch
 
@@ -15,7 +15,8 @@ def learned(name, launched):
     for config in (student, teacher):
         config['bbox_head'] |= dict(type='DistributionSSDHead', n=4, lo=-4., hi=4.) if name == 'LD' else \
             dict(type='BatchedSSDHead')
-    model = make_distiller(dict(term=every_term()[name]), student, dict(model=teacher, checkpoint='untrained'))
+    model = make_distiller(dict(term=every_term()[name]), student,
+                           dict(model=teacher, checkpoint='untrained'))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():       # scores of an untrained head nearly tie, and which of them are hard is chance
         for conv in [*model.student.bbox_head.cls_convs.parameters()]:

@@ -330,7 +330,8 @@ def assert_whole(heads, maps, images, tolerance=1e-5, **more):
 @pytest.mark.parametrize('grid', [None, 8])
 def test_all_anchors_at_once_lose_what_mmdet_loses_without_a_wait(seed, grid):
     heads, counts = both_heads(), [(4, 0, 7), (1,), (0, 0), (3, 2, 1, 8, 5), (0,), (900, 150)][seed]
-    found = assert_whole(heads, outputs(heads[0], len(counts), seed=seed), objects(counts, seed=seed, grid=grid))
+    found = assert_whole(heads, outputs(heads[0], len(counts), seed=seed),
+                         objects(counts, seed=seed, grid=grid))
     assert not found.waits['step'] or seed == 0     # the first step of a size lays its anchors down
 
 

@@ -173,7 +173,7 @@ class HGD(MapTerm):
 
     def _all_micro(self, statistic: dict[str, Tensor], own: Cells, cells: Cells, lesson: Lesson,
                    like: Tensor) -> Tensor:
-        """(B,T): each cell's weight at the teacher's resolution, as :meth:`_micro` has it before dead cells."""
+        """(B,T): each cell's weight, as :meth:`_micro` has it, but for dead cells."""
         if self.micro in STATISTICS:
             parts = own.parts(statistic[self.micro])
             return torch.cat([resize_map(v.view(len(v), 1, *mine), size).flatten(1) for v, mine, size in zip(

@@ -125,7 +125,8 @@ class MaskGuided(MapTerm):
             torch.tensor([h * w * a for h, w, a in levels]), output_size=owner.shape[1]), owner)
         hits = boxes.new_zeros(count, len(levels) * number).scatter_add_(
             1, level * number + owner, lesson.targets.positive.to(boxes.dtype)) > 0
-        return {(h, w): hit for (h, w, _), hit in zip(levels, hits.view(count, -1, number).unbind(1), strict=True)}
+        hits = hits.view(count, -1, number).unbind(1)
+        return {(h, w): hit for (h, w, _), hit in zip(levels, hits, strict=True)}
 
     def _owner(self, lesson: Lesson, image: int, own: Tensor, boxes: Tensor) -> Tensor:
         """Which object each positive anchor stands for: the one whose encoding is its target.

@@ -99,7 +99,8 @@ class Relational(MapTerm):
             boxes, real = padded_boxes(lesson)
             places = [i * real.shape[1] + j for i, own in enumerate(lesson.boxes) for j in range(len(own))]
             total = len(places)
-        drawn = torch.tensor(places, dtype=torch.long)[self._order(total, lesson).argsort()[:self.max_samples].sort()[0]]
+        drawn = self._order(total, lesson).argsort()[:self.max_samples].sort()[0]
+        drawn = torch.tensor(places, dtype=torch.long)[drawn]
         maps = list(self.maps(lesson))
         if len(drawn) < FEWEST:
             zero = sum(S.sum() for _, S, _ in maps) * 0
