@@ -53,7 +53,6 @@ EARLY = {'factor_transfer': 0.01}       # where another part of the method runs 
 #: What is over its budget, or waits, and why.
 OVER = {
     'combined': 'several terms at once',
-    'dml': 'a second detector trains, with losses of its own',
     'gradient_attention': 'the gradients of both detectors, and the gradient of the student\'s',
     'lad': 'candidates are picked out, and a mixture is fitted until it settles',
     'mimic': 'NMS of what the teacher detects',

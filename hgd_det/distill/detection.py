@@ -1,6 +1,8 @@
 """SSD's detection loss of any head's output, for terms that train or read more than the student's own."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,3 +28,17 @@ def detection_loss(head: HeadOutput, targets: Targets, *, ratio: float = 3.0, re
     deltas = point_deltas(rows(head.reg, positive).to(dtype), None if bins is None else bins.to(dtype))
     boxes = F.smooth_l1_loss(deltas, rows(targets.boxes, positive).to(dtype), reduction='none')
     return (only(scores, region).sum() + only(boxes, positive).sum()) / targets.num_positive
+
+
+def total_loss(losses: Mapping) -> Tensor:
+    """A detector's losses as mmengine adds them up."""
+    total = 0.0
+    for key, value in losses.items():
+        if 'loss' in key:
+            total = total + (sum(map(mean_of, value)) if isinstance(value, (list, tuple)) else mean_of(value))
+    return total
+
+
+def mean_of(value: Tensor) -> Tensor:
+    """The mean; of one number the number itself, for which nothing is launched."""
+    return value.mean() if value.ndim else value

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import hgd_det.distill.terms  # noqa: F401  registers them
 from hgd_det.distill import options
 from hgd_det.distill.correspondence import pairs_with_shares
+from hgd_det.distill.detection import mean_of, total_loss
 from hgd_det.distill.heads import Watching, differing_classes, head_spec
 from hgd_det.distill.lesson import Lesson, Side, Targets
 from hgd_det.distill.registry import build_term, split_entry
@@ -149,7 +150,7 @@ class Distiller(BaseDetector):
         if self.teacher is not None:
             self.teacher.load()
         lesson, losses = self.lesson(batch_inputs, batch_data_samples, active)
-        detection = _total(losses)
+        detection = total_loss(losses)
         self._silence(losses, active)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             for name, term in self.distill.items():
@@ -161,7 +162,7 @@ class Distiller(BaseDetector):
 
     def parse_losses(self, losses: dict) -> tuple[Tensor, dict]:
         """mmengine's; what is one number already is taken as it is: its mean would be two operations."""
-        log = {key: sum(map(_mean, value)) if isinstance(value, (list, tuple)) else _mean(value)
+        log = {key: sum(map(mean_of, value)) if isinstance(value, (list, tuple)) else mean_of(value)
                for key, value in losses.items()}
         total = sum(value for key, value in log.items() if 'loss' in key)
         return total, dict(loss=total) | log
@@ -284,16 +285,3 @@ def _student_at_root(module, state_dict, prefix, local_metadata) -> None:
 
 def _taps(terms: Mapping[str, Term], which: str) -> list[str]:
     return list(dict.fromkeys(tap for term in terms.values() for tap in getattr(term, which)))
-
-
-def _total(losses: Mapping) -> Tensor:
-    """The detection loss as mmengine adds it up."""
-    total = 0.0
-    for key, value in losses.items():
-        if 'loss' in key:
-            total = total + (sum(map(_mean, value)) if isinstance(value, (list, tuple)) else _mean(value))
-    return total
-
-
-def _mean(value: Tensor) -> Tensor:
-    return value.mean() if value.ndim else value

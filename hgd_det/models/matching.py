@@ -85,7 +85,9 @@ def match_all(anchors: Tensor, boxes: Tensor, counts: list[int], inside: Tensor 
             owner = torch.where(more > best, other + first, owner)
             best = torch.maximum(best, more)
         taken.scatter_reduce_(1, where, number, 'amax')     # the later object wins
-    owner = torch.where(best >= positive, owner, torch.where(best < negative, BACKGROUND, NOBODY))
+    if negative < positive:
+        owner = owner.masked_fill(best < positive, NOBODY)
+    owner = owner.masked_fill(best < min(negative, positive), BACKGROUND)
     owner = torch.where(taken >= 0, taken, owner)
     return owner if inside is None else owner.masked_fill_(~inside, NOBODY)
 
@@ -106,7 +108,8 @@ def mined(loss: Tensor, background: Tensor, ratio: float) -> Tensor:
 
     Args: those of :func:`hardest`.
     """
-    wanted = torch.minimum((ratio * (~background).sum(1)).long(), background.sum(1))
+    backgrounds = background.sum(1)
+    wanted = torch.minimum((ratio * (background.shape[1] - backgrounds)).long(), backgrounds)
     order = loss.masked_fill(~background, -torch.inf).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places) < wanted[:, None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import SSDHead
-from mmdet.models.losses import smooth_l1_loss
 from mmdet.models.task_modules.assigners import BboxOverlaps2D, MaxIoUAssigner
 from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.registry import MODELS
@@ -190,12 +189,10 @@ class BatchedSSDHead(SSDHead):
         """The batch's losses from every anchor, weighted; only whole tensors, and nothing is waited for."""
         scores, preds = (all_rows(maps, self.num_base_priors) for maps in (cls_scores, bbox_preds))
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        likely = scores.log_softmax(-1)
-        loss = -likely.gather(2, labels[..., None])[..., 0]
+        loss = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction='none').view_as(labels)
         background = labels == self.num_classes
         with torch.no_grad():
-            hard = mined(-likely[..., self.num_classes] * label_weights, background,
-                         self.train_cfg['neg_pos_ratio'])
+            hard = mined(loss * label_weights, background, self.train_cfg['neg_pos_ratio'])
             counted = label_weights * (hard | ~background)
         if self.reg_decoded_bbox:
             joined = torch.cat([get_box_tensor(level) for level in anchors]).expand(len(preds), -1, -1)
@@ -212,7 +209,9 @@ class BatchedSSDHead(SSDHead):
             preds: (B, P, R), what the head put out there.
             targets, weights: (B, P, 4).
         """
-        loss = smooth_l1_loss(preds, targets, weights, beta=self.train_cfg['smoothl1_beta'], reduction='none')
+        preds = preds.to(torch.result_type(preds, targets))
+        loss = weights * F.smooth_l1_loss(preds, targets.to(preds.dtype), reduction='none',
+                                          beta=self.train_cfg['smoothl1_beta'])
         return dict(loss_bbox=loss.flatten(1).sum(1) / (avg_factor + EPS))
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors=None,

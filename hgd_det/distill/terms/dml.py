@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hgd_det.distill.boxes import point_deltas
+from hgd_det.distill.detection import total_loss
 from hgd_det.distill.functional import agreement, only, precise, rows
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.heads import Watching, head_spec
@@ -69,7 +70,7 @@ class DML(HeadTerm):
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         with Watching(self.peer) as spy:
             losses = self.peer.loss(self.as_peer_sees(lesson.images.detach()), lesson.samples)
-        return dict(aside_loss=self.peer.parse_losses(losses)[0], **self.compare(lesson, spy.output()))
+        return dict(aside_loss=total_loss(losses), **self.compare(lesson, spy.output()))
 
     def compare(self, lesson: Lesson, peer: HeadOutput) -> dict[str, Tensor]:
         """What each is to learn of the other, from the outputs of both."""
