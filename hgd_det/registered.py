@@ -8,7 +8,7 @@ import importlib
 
 import mmdet.models  # noqa: F401
 
-from hgd_det.compat import evaluated, mmdet_fixes
+from hgd_det.compat import evaluated, mmdet_fixes, preprocess
 from hgd_det.compat.guard import guard_mmengine
 
 COMPONENTS = (
@@ -16,7 +16,7 @@ COMPONENTS = (
     'data.datasets', 'data.ssd_augment', 'data.voc_folders',
     'distill.distiller',
     'evaluation.metrics',
-    'training.distill_hook', 'training.health', 'training.hooks', 'training.identity',
+    'training.deferred', 'training.distill_hook', 'training.health', 'training.hooks', 'training.identity',
     'training.log_processor', 'training.progress', 'training.resume', 'training.signals',
 )
 
@@ -25,4 +25,5 @@ for _name in COMPONENTS:
 
 mmdet_fixes.apply()
 evaluated.apply()
+preprocess.apply()
 guard_mmengine()  # from here on no checkpoint that mmengine reads can run code

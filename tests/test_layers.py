@@ -18,12 +18,12 @@ MAY = {
 MAY['report'] = MAY['deploy'] | {'report'}
 MAY['experiments'] = MAY['report'] | {'experiments'}
 MAY['cli'] = MAY['experiments'] | {'cli'}
-LEAVES = {'errors', 'paths', 'checkpoint', 'weights', 'outputs', 'gate', 'literal', '__version__',
+LEAVES = {'errors', 'paths', 'checkpoint', 'weights', 'outputs', 'gate', 'literal', 'device', '__version__',
           'MAX_PIXELS', 'registered', 'safe_types'}
 # The files at the package's root beside them: what each may import. `registered` names what registers itself
 ROOTS = {
     '__init__': {'compat'}, 'errors': set(), 'paths': {'errors'}, 'safe_types': {'errors'},
-    'literal': {'errors'}, 'outputs': {'errors', 'paths'},
+    'literal': {'errors'}, 'device': set(), 'outputs': {'errors', 'paths'},
     'checkpoint': {'errors', 'paths', 'safe_types'}, 'weights': {'errors', 'paths', 'checkpoint'},
     # the gate knows what is registered, wherever it is
     'gate': {'errors', 'paths', 'checkpoint', 'registered', *MAY['training']},

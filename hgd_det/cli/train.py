@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--anew', action='store_true',
                         help='begin again where a training lies already: its folder is kept, with a '
                              'number behind its name')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', nargs='?', const='fp16', choices=('bf16', 'fp16'),
+                        help='automatic mixed precision: fp16 (without a name), on a GPU; bf16 anywhere, '
+                             'and without waiting for a scale')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the total batch size')
     parser.add_argument('--seed', type=at_least(0), metavar='N',
@@ -59,9 +61,11 @@ def _apply(cfg, args: argparse.Namespace) -> None:
         raise UserError(f'{args.config} is a pair of detectors and says nothing of how one teaches the '
                         'other; give a --method, as hgd-det methods lists them, or train the '
                         'student\'s own config')
-    if args.amp:
+    if args.amp == 'bf16':
+        cfg.optim_wrapper.update(type='BFloat16OptimWrapper')
+    elif args.amp:
         if get_device() == 'cpu':
-            raise UserError('--amp needs a GPU, and none is visible')
+            raise UserError('--amp needs a GPU, and none is visible; --amp bf16 trains on a CPU too')
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):

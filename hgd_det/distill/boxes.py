@@ -56,3 +56,32 @@ def crops(x: Tensor, boxes: Sequence[Tensor], input_shape: tuple[int, int],
                       for i, b in enumerate(boxes)]).to(x)
     rois[:, 1:] *= scale
     return roi_align(x, rois, (size, size), 1.0, 0, 'avg', True)
+
+
+def all_crops(x: Tensor, boxes: Tensor, input_shape: tuple[int, int], size: int = 7) -> Tensor:
+    """(B, n, C, size, size): :func:`crops` of padded boxes (B, n, 4) within the input, without a wait.
+
+    Along each axis a bin is a weighted sum of cells, so that a crop is two matrix products.
+    """
+    (height, width), (count, number) = x.shape[-2:], boxes.shape[:2]
+    low, high = boxes.to(x.dtype).split(2, -1)
+    if (height, input_shape[0]) == (width, input_shape[1]):     # both axes at once
+        across, down = _bins(low, high, width, input_shape[1], size).unbind(2)              # (B, n, size, W)
+    else:
+        across, down = (_bins(low[..., axis], high[..., axis], cells, pixels, size)
+                        for axis, cells, pixels in ((0, width, input_shape[1]), (1, height, input_shape[0])))
+    bands = down.flatten(1, 2) @ x.transpose(1, 2).flatten(2)                               # (B, n size, C W)
+    bands = bands.view(count, number, size, -1, width).transpose(2, 3).flatten(2, 3)    # (B, n, C size, W)
+    return (bands @ across.transpose(2, 3)).unflatten(2, (-1, size))
+
+
+def _bins(low: Tensor, high: Tensor, cells: int, pixels: int, size: int) -> Tensor:
+    """(..., size, cells): what each cell along an axis counts in the mean of each bin's samples."""
+    start, step = low * (cells / pixels) - 0.5, (high - low) * (cells / pixels) / size
+    samples = step.ceil().clamp(min=0)[..., None, None]                                     # (..., 1, 1)
+    most = torch.arange(-(-cells // size) + 1, device=low.device)
+    place = torch.arange(size, device=low.device)[:, None]
+    at = start[..., None, None] + step[..., None, None] * (place + (most + 0.5) / samples.clamp(min=1))
+    counts = (most < samples) & (at >= -1) & (at <= cells)                          # (..., size, most)
+    near = at.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=low.device)
+    return ((1 - near.abs()).clamp(min=0) * counts[..., None]).sum(-2) / samples.clamp(min=1)

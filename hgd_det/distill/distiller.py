@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import hgd_det.distill.terms  # noqa: F401  registers them
 from hgd_det.distill.correspondence import pairs_with_shares
+from hgd_det.distill.detection import mean_of, total_loss
 from hgd_det.distill.heads import Watching, head_spec
 from hgd_det.distill.lesson import Lesson, Side, Targets
 from hgd_det.distill.registry import build_term, split_entry
@@ -30,6 +31,7 @@ from hgd_det.distill.stages import survey
 from hgd_det.distill.teacher import Teacher, as_pair
 from hgd_det.distill.teachers import Teachers
 from hgd_det.distill.term import Spec, Term, check_returned
+from hgd_det.distill.touch import touch
 from hgd_det.errors import UserError
 
 DEFAULT_INPUT = 256  # a multiple of every usual stride, for detectors that take any size
@@ -149,15 +151,22 @@ class Distiller(BaseDetector):
             return losses
         self.teachers.load()
         lesson, losses = self.lesson(batch_inputs, batch_data_samples, active)
-        detection = _total(losses)
+        detection = total_loss(losses)
         self._silence(losses, active)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             for name, term in self.distill.items():
                 losses |= self._weighed(name, term, lesson, factors[name], detection)
         if lesson.taught_in:
             share = lesson.taught_in / (time.perf_counter() - began)
-            losses['teacher_share'] = batch_inputs.new_tensor(share)
+            losses['teacher_share'] = batch_inputs.new_full((), share)
         return losses
+
+    def parse_losses(self, losses: dict) -> tuple[Tensor, dict]:
+        """mmengine's; what is one number already is taken as it is: its mean would be two operations."""
+        log = {key: sum(map(mean_of, value)) if isinstance(value, (list, tuple)) else mean_of(value)
+               for key, value in losses.items()}
+        total = sum(value for key, value in log.items() if 'loss' in key)
+        return total, dict(loss=total) | log
 
     def lesson(self, images: Tensor, samples: list, terms: Iterable[str] | None = None
                ) -> tuple[Lesson, dict]:
@@ -200,7 +209,7 @@ class Distiller(BaseDetector):
         """One term's entries of the loss dict: weighted losses, raw value, weight, diagnostics."""
         if factor == 0:
             return _idle(name, term, detection)
-        idle = _touch(term, detection)
+        idle = touch(term, detection)
         values = term(lesson.limited(name, term))
         check_returned(name, term, values)
         counted = {k.removeprefix('loss'): v for k, v in values.items() if 'loss' in k}
@@ -208,7 +217,8 @@ class Distiller(BaseDetector):
         entries = {} if aside is None else {f'loss_{name}_aside': aside}
         if counted:
             raw = sum(counted.values())
-            weight = torch.as_tensor(self._weight(name, term, detection, raw) * factor).to(raw)
+            weight = self._weight(name, term, detection, raw) * factor
+            weight = weight.to(raw) if isinstance(weight, Tensor) else raw.new_full((), weight)
             entries |= {f'loss_{name}{k}': v * weight for k, v in counted.items()}
             entries |= {f'{name}_raw': raw.detach(), f'{name}_weight': weight}
         else:  # the term teaches by other means, or only itself so far
@@ -275,25 +285,8 @@ def _taps(terms: Mapping[str, Term], which: str) -> list[str]:
     return list(dict.fromkeys(tap for term in terms.values() for tap in getattr(term, which)))
 
 
-def _total(losses: Mapping) -> Tensor:
-    """The detection loss as mmengine adds it up."""
-    total = 0.0
-    for key, value in losses.items():
-        if 'loss' in key:
-            total = total + (sum(v.mean() for v in value) if isinstance(value, (list, tuple))
-                             else value.mean())
-    return total
-
 
 def _idle(name: str, term: Term, like: Tensor) -> dict:
     """A term that does not count in this iteration says so: a log line then holds no other phase's value."""
-    nothing = _touch(term, like)
+    nothing = touch(term, like)
     return {f'loss_{name}': nothing, f'{name}_raw': nothing.detach(), f'{name}_weight': nothing.detach()}
-
-
-def _touch(term: Term, like: Tensor) -> Tensor:
-    """A zero in which every parameter of the term takes part: data-parallel training then finds a
-    gradient for each of them in every step, and needs no search for unused ones."""
-    parameters = [p for p in term.parameters() if p.requires_grad]
-    zero = like.new_zeros(())
-    return zero + sum(p.sum() for p in parameters) * 0 if parameters else zero

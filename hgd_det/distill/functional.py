@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from hgd_det.device import launches, padded, sent
 from hgd_det.errors import UserError
 
 DEAD = 1e-6  # a teacher vector shorter than this points nowhere (all its ReLUs are off)
 EPS = 1e-8   # likewise for the student's
 TILE = 2 ** 19       # numbers of the widest tensor in a tile: 2 MB, so that a tile stays in cache
 CELLS = 1024         # from here a matrix product is no faster for being longer
-TILE_CUDA = 2 ** 24  # on a GPU few large kernels beat cache locality
+WHOLE = 2 ** 24      # numbers of a map from which its images are copied one after the other, if at all
 
 MASKS = ('overlap', 'center', 'area')
 
@@ -99,6 +99,8 @@ def channel_statistic(S: Tensor, kind: str, norm: str = 'none') -> Tensor:
     """
     if kind == 'mean' and norm == 'none':
         return S.mean(1, dtype=precise(S))
+    if norm == 'none' and launches(S) and S.dtype != torch.float16:     # which ends at 65504
+        return S.var(1, unbiased=False).to(precise(S))
     mean, variance = channel_moments(S)
     if norm == 'none':
         return variance
@@ -110,7 +112,7 @@ def channel_statistic(S: Tensor, kind: str, norm: str = 'none') -> Tensor:
 def channel_moments(S: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population variance along channels, each (B,H,W)."""
     dtype = precise(S)
-    if S.is_cuda or (S.requires_grad and torch.is_grad_enabled()):
+    if launches(S) or (S.requires_grad and torch.is_grad_enabled()):
         S = S.to(dtype)
         return S.mean(1), S.var(1, unbiased=False)
     # torch's variance is ten times slower on a CPU than two passes over a tile in cache, and a matrix
@@ -140,7 +142,7 @@ def channel_moments(S: Tensor) -> tuple[Tensor, Tensor]:
 def channel_norm(Z: Tensor, active: Tensor | None = None) -> Tensor:
     """(B,H,W): Euclidean length of each cell's vector; 0 for cells far from any active one."""
     dtype = precise(Z)
-    if Z.is_cuda or active is None and by_cell(Z):
+    if launches(Z) or active is None and by_cell(Z):
         return torch.linalg.vector_norm(Z, dim=1, dtype=dtype)
     norm = torch.zeros(Z.shape[0], *Z.shape[2:], dtype=dtype, device=Z.device)
     if by_cell(Z):
@@ -156,23 +158,19 @@ def channel_norm(Z: Tensor, active: Tensor | None = None) -> Tensor:
 def tiles(x: Tensor, active: Tensor | None = None) -> Iterator[tuple[slice, slice, slice, slice]]:
     """Index a map (B,C,H,W) piece by piece: some whole images, or some rows of one.
 
-    With ``active`` (B,H,W), cells far from any active one are left out: whole images, and on a
-    CPU rows and columns too (on a GPU finding them would cost more than it saves).
+    With ``active`` (B,H,W), cells far from any active one are left out: whole images, rows and columns.
     """
     count, channels, height, width = x.shape
-    budget = TILE_CUDA if x.is_cuda else TILE
     everything = slice(None)
-    if x.is_cuda:
-        active = None
-    images = budget // max(1, channels * height * width)
-    if not x.is_cuda:  # several images make one matrix by a copy: only where one alone is too short
-        images = min(images, -(-CELLS // (height * width)))
+    images = TILE // max(1, channels * height * width)
+    # several images make one matrix by a copy: only where one alone is too short
+    images = min(images, -(-CELLS // (height * width)))
     if images:
         for b in range(0, count, images):
             if active is None or active[b:b + images].any():
                 yield slice(b, b + images), everything, everything, everything
         return
-    step = max(1, budget // (channels * width))
+    step = max(1, TILE // (channels * width))
     for b in range(count):
         top, bottom = (0, height) if active is None else _extent(active[b].any(1))
         for y in range(top, bottom, step):
@@ -202,9 +200,9 @@ class Padded(NamedTuple):
 def pad_boxes(boxes: Sequence[Tensor]) -> Padded:
     if not len(boxes):
         return Padded(torch.zeros(0, 0, 4), torch.zeros(0, 0, dtype=torch.bool))
-    padded = pad_sequence([b.float().reshape(-1, 4) for b in boxes], batch_first=True)
-    counts = torch.tensor([b.numel() // 4 for b in boxes], device=padded.device)
-    return Padded(padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None])
+    rows = [b.float().reshape(-1, 4) for b in boxes]
+    found, counts = padded(rows), sent([len(b) for b in rows], rows[0])
+    return Padded(found, torch.arange(found.shape[1], device=found.device) < counts[:, None])
 
 
 def box_mask(boxes: Sequence[Tensor] | Padded, size: tuple[int, int], input_shape: tuple[int, int],
@@ -223,16 +221,16 @@ def box_mask(boxes: Sequence[Tensor] | Padded, size: tuple[int, int], input_shap
     """
     choose('box_mask', 'rule', rule, MASKS)
     (height, width), (in_height, in_width) = size, input_shape
-    padded, real = boxes if isinstance(boxes, Padded) else pad_boxes(boxes)
-    x1, y1, x2, y2 = padded.unbind(2)
+    found, real = boxes if isinstance(boxes, Padded) else pad_boxes(boxes)
+    x1, y1, x2, y2 = found.unbind(2)
     # product first: a border at the exact centre of a cell stays there
     across = _cover(x1 * width / in_width, x2 * width / in_width, width, rule)
     down = _cover(y1 * height / in_height, y2 * height / in_height, height, rule)
     down = down * real[..., None]
     if rule != 'area':  # covers are 0 or 1, so boxes may be added up
         return down.transpose(1, 2) @ across > 0.5
-    mask = torch.zeros(len(padded), height, width, dtype=torch.bool, device=padded.device)
-    for i in range(padded.shape[1]):
+    mask = torch.zeros(len(found), height, width, dtype=torch.bool, device=found.device)
+    for i in range(found.shape[1]):
         mask |= down[:, i, :, None] * across[:, i, None, :] >= 0.5
     return mask
 
@@ -253,16 +251,41 @@ def _cover(low: Tensor, high: Tensor, cells: int, rule: str) -> Tensor:
 
 def shared_box_mask(lesson, size: tuple[int, int], rule: str = 'overlap') -> Tensor:
     """:func:`box_mask` of a lesson, computed once per size and rule for all terms and stages."""
-    padded = lesson.constant('padded boxes', lambda boxes=lesson.boxes: pad_boxes(boxes))
+    boxes = padded_boxes(lesson)
     return lesson.constant(('box_mask', tuple(size), rule),
-                           lambda: box_mask(padded, size, lesson.input_shape, rule))
+                           lambda: box_mask(boxes, size, lesson.input_shape, rule))
+
+
+def padded_boxes(lesson) -> Padded:
+    """A lesson's boxes, (B,n,4) with which of them are there, once for all terms."""
+    return lesson.constant('padded boxes', lambda boxes=lesson.boxes: pad_boxes(boxes))
+
+
+# What a region picks out -----------------------------------------------------------------------
+
+def rows(x: Tensor, chosen: Tensor) -> Tensor:
+    """(P, ...) of x (B, M, ...): the chosen (B, M) alone; all where picking out would be waited for."""
+    return x.flatten(0, 1) if launches(chosen) else x[chosen]
+
+
+def only(each: Tensor, chosen: Tensor) -> Tensor:
+    """What was computed of :func:`rows`, (P, ...), and 0 in those that are not chosen."""
+    if not launches(chosen):
+        return each
+    return each.masked_fill(~chosen.flatten().view(-1, *[1] * (each.ndim - 1)), 0)
+
+
+def count_of(chosen: Tensor) -> Tensor:
+    """How many are chosen, at least 1."""
+    return chosen.sum().clamp(min=1)
 
 
 # Scores of anchors ----------------------------------------------------------------------------
 
-def agreement(student: Tensor, teacher: Tensor) -> Tensor:
-    """Share of the anchors whose largest score both give to the same class; 0 over none."""
-    return (student.argmax(-1) == teacher.argmax(-1)).sum() / max(1, len(student))
+def agreement(student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
+    """Share of the chosen anchors, whose :func:`rows` these are, to which both give the same class; 0 over
+    none."""
+    return only(student.argmax(-1) == teacher.argmax(-1), chosen).sum() / count_of(chosen)
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hgd_det.distill.boxes import point_deltas
-from hgd_det.distill.functional import binary_divergence, choose, divergence, precise
+from hgd_det.distill.functional import binary_divergence, choose, divergence, precise, rows
 from hgd_det.distill.lesson import REGIONS, HeadOutput, Lesson
 from hgd_det.distill.term import HeadSpec, Spec, Term
 from hgd_det.errors import UserError
@@ -15,7 +15,8 @@ class HeadTerm(Term):
 
     It owns what such terms need: the same anchors in both detectors, the region, scores of softmax and of
     sigmoid heads, encoded boxes whether a head puts out deltas or distributions, and empty regions, whose
-    sum is 0 and still hangs on the student.
+    sum is 0 and still hangs on the student. What it hands out is of P anchors: the region's alone on a CPU,
+    all of them on a GPU; a sum over them goes through :func:`~hgd_det.distill.functional.only`.
     """
     needs = frozenset({'head', 'targets'})
     ssd_like = False    # True: refuse heads without softmax scores and encoded boxes
@@ -40,12 +41,13 @@ class HeadTerm(Term):
         self.sigmoid = mine.use_sigmoid
         self.student_bins, self.teacher_bins = mine.bins, theirs.bins
 
-    def scores(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
-        """Class logits (P, K) of student and teacher, a constant, on the region's P anchors."""
+    def scores(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits (P, K) of student and teacher, a constant, and the region (B, M) that they are of."""
         chosen = lesson.region(self.region)
-        student, teacher = lesson.student.head.cls[chosen], lesson.teacher.head.cls[chosen].detach()
+        student, teacher = (rows(side.head.cls, chosen) for side in (lesson.student, lesson.teacher))
+        teacher = teacher.detach()
         dtype = precise(student, teacher)
-        return student.to(dtype), teacher.to(dtype)
+        return student.to(dtype), teacher.to(dtype), chosen
 
     def deltas(self, lesson: Lesson, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded boxes (P, 4) of student and teacher, a constant, on the chosen anchors (B, M)."""
@@ -59,7 +61,7 @@ class HeadTerm(Term):
 
 def deltas_of(head: HeadOutput, chosen: Tensor, bins: Tensor | None) -> Tensor:
     """(P, 4) encoded boxes of the chosen anchors; the expectation where a head puts out bins."""
-    reg = head.reg[chosen]
+    reg = rows(head.reg, chosen)
     reg = reg.to(precise(reg))
     return point_deltas(reg, None if bins is None else bins.to(reg))
 

@@ -42,7 +42,8 @@ def levels_of(head: nn.Module, outputs: tuple) -> tuple[tuple[int, int, int], ..
 
 def anchors_of(head: nn.Module, levels: tuple, device) -> Tensor | None:
     """(M, 4) anchors of all levels, or None for a head whose priors are points."""
-    priors = head.prior_generator.grid_priors([level[:2] for level in levels], device=device)
+    grid = getattr(head, 'grid', head.prior_generator.grid_priors)      # ours keeps it
+    priors = grid([level[:2] for level in levels], device=device)
     joined = torch.cat([getattr(p, 'tensor', p) for p in priors])
     return joined if joined.shape[-1] == 4 else None
 
@@ -114,12 +115,12 @@ class Watching:
     @torch.no_grad()
     def _moved(self) -> tuple:
         """Other targets in the form that the head's loss reads: per level, and the positives' number."""
-        before = self.assigned()
+        before = self._joined(self._assigned)
         with torch.autocast(before.labels.device.type, enabled=False):
             targets = self.retarget(before)
         sizes = [part.shape[1] for part in self._assigned[0]]
         parts = (targets.labels, targets.label_weights, targets.boxes, targets.box_weights)
-        count = int(targets.positive.sum(1).clamp(min=1).sum())  # mmdet counts one in an image without any
+        count = targets.positive.sum(1).clamp(min=1).sum()  # mmdet counts one in an image without any
         return (*(list(part.split(sizes, 1)) for part in parts), count, *self._assigned[5:])
 
     def _saw(self, module, args, outputs) -> None:
@@ -148,7 +149,7 @@ class Watching:
 
     def assigned(self) -> Targets:
         """What the head's own assignment said."""
-        return self._joined(self._assigned)
+        return self.targets() if self._targets is self._assigned else self._joined(self._assigned)
 
     def _joined(self, found) -> Targets:
         usable = isinstance(found, tuple) and len(found) >= 5 and all(

@@ -24,8 +24,8 @@ def imitation(S: Tensor, Z: Tensor, weight: Tensor | None, bias: Tensor | None, 
 
     ``l`` is :func:`~hgd_det.distill.functional.cosine_distance` or ``l2_distance``. The value is
     differentiable with respect to ``S``, ``weight``, ``bias``, ``w`` and ``scale`` (once: there is
-    no gradient of the gradient). Cells without weight cost nothing where ``w`` is a constant (on a GPU
-    they do: finding them would cost more than it saves).
+    no gradient of the gradient). Cells without weight cost nothing where ``w`` is a constant. This is the
+    way of a CPU; on a GPU all stages go through :func:`~hgd_det.distill.whole_maps.imitations`.
 
     Args:
         S: Student map (B,C_S,H,W), at the teacher's resolution; any float type.
@@ -125,21 +125,19 @@ def _blocks(S: Tensor, Z: Tensor) -> Iterator[slice]:
     if by_cell(S) and by_cell(Z):
         yield slice(0, len(S))
         return
-    each = max(1, functional.TILE_CUDA // max(1, S[:1].numel(), Z[:1].numel()))
+    each = max(1, functional.WHOLE // max(1, S[:1].numel(), Z[:1].numel()))
     for first in range(0, len(S), each):
         yield slice(first, first + each)
 
 
 def _weighty(w: Tensor) -> Tensor | None:
     """Numbers (N,) of the cells that have weight; None for all of them."""
-    if w.is_cuda:
-        return None
     found = (w != 0).flatten().nonzero()[:, 0]
     return None if len(found) == w.numel() else found
 
 
 def _pieces(count: int, rows: Tensor) -> Iterator[slice]:
-    step = max(1, (functional.TILE_CUDA if rows.is_cuda else functional.TILE) // max(1, rows.shape[1]))
+    step = max(1, functional.TILE // max(1, rows.shape[1]))
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
 

@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope
 import hgd_det.registered  # noqa: F401
 from hgd_det.distill.peer import quiet
 from hgd_det.distill.schedule import Progress
+from hgd_det.training.deferred import deferred
 from hgd_det.training.mistakes import user_errors
 from hgd_det.training.runner import keep_freed_memory
 
@@ -38,7 +39,7 @@ class Training:
             with quiet():
                 self.model.init_weights()
             self.model.to(memory_format=torch.channels_last).train()     # as the runner does
-            self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
+            self.optimizer = build_optim_wrapper(self.model, deferred(cfg.optim_wrapper))
 
     @classmethod
     def of(cls, cfg: Config) -> Training:

@@ -22,6 +22,13 @@ def anchor_rows(maps: Sequence[Tensor], priors: Sequence[int]) -> Tensor:
     return rows
 
 
+def all_rows(maps: Sequence[Tensor], priors: Sequence[int]) -> Tensor:
+    """(B, M, K) of level maps, through which every row's gradient flows; maps in channels last are not copied
+    but to be joined."""
+    width = maps[0].shape[1] // priors[0]
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in maps], 1)
+
+
 def pick(maps: Sequence[Tensor], priors: Sequence[int], rows: Tensor, chosen: Tensor) -> Tensor:
     """(B, S, K): of the maps' ``rows`` those that ``chosen`` (B, S) names.
 

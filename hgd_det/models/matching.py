@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hgd_det.device import sent
+
 BACKGROUND, NOBODY = -1, -2     # NOBODY: no object, and no background to learn from either
+MOST = 2 ** 26      # overlaps held at a time on a GPU: a quarter of a gigabyte
 
 
 @torch.no_grad()
@@ -53,6 +56,63 @@ def match(anchors: Tensor, boxes: Tensor, counts: list[int], inside: Tensor | No
     if inside is not None:
         owner.masked_fill_(~inside, NOBODY)
     return owner[back]
+
+
+@torch.no_grad()
+def match_all(anchors: Tensor, boxes: Tensor, counts: list[int], inside: Tensor | None = None, *,
+              positive: float = 0.5, negative: float = 0.5, forced: float = 0.0) -> Tensor:
+    """:func:`match` from all overlaps (B, G, M) at once: few operations and no wait. G is at least 1.
+
+    However many objects there are, about ``MOST`` overlaps are held at a time.
+    """
+    real = torch.arange(boxes.shape[1], device=boxes.device) < sent(counts, boxes)[:, None]  # (B, G)
+    owner = best = taken = None
+    step = max(1, MOST // max(1, len(counts) * len(anchors)))
+    for first in range(0, boxes.shape[1], step):
+        some = slice(first, first + step)
+        iou = _all_iou(anchors, boxes[:, some])
+        iou = iou.masked_fill_(~real[:, some, None], -1)
+        if inside is not None:
+            iou.masked_fill_(~inside[:, None], -1)
+        most, where = iou.max(2)                                                            # (B, G)
+        number = torch.arange(first, first + iou.shape[1], device=boxes.device)
+        number = torch.where((most >= forced) & real[:, some], number, BACKGROUND)
+        if best is None:
+            best, owner = iou.max(1)
+            taken = torch.full_like(owner, BACKGROUND)
+        else:
+            more, other = iou.max(1)
+            owner = torch.where(more > best, other + first, owner)
+            best = torch.maximum(best, more)
+        taken.scatter_reduce_(1, where, number, 'amax')     # the later object wins
+    if negative < positive:
+        owner = owner.masked_fill(best < positive, NOBODY)
+    owner = owner.masked_fill(best < min(negative, positive), BACKGROUND)
+    owner = torch.where(taken >= 0, taken, owner)
+    return owner if inside is None else owner.masked_fill_(~inside, NOBODY)
+
+
+def _all_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """(B, G, M) of boxes (B, G, 4) with anchors, rounded as :func:`_iou` is."""
+    (start, end), (low, high) = anchors.split(2, -1), boxes[:, :, None].split(2, -1)
+    overlap = (torch.minimum(end, high).sub_(torch.maximum(start, low))).clamp_(min=0)
+    overlap = overlap[..., 0] * overlap[..., 1]
+    of_box, of_anchor = high - low, end - start
+    areas = of_box[..., 0] * of_box[..., 1] + of_anchor[..., 0] * of_anchor[..., 1]
+    return overlap.div_(areas.sub_(overlap).clamp_(min=1e-6))
+
+
+@torch.no_grad()
+def mined(loss: Tensor, background: Tensor, ratio: float) -> Tensor:
+    """(B, M) bool: what :func:`hardest` takes of the backgrounds, without a wait; of equal losses the first.
+
+    Args: those of :func:`hardest`.
+    """
+    backgrounds = background.sum(1)
+    wanted = torch.minimum((ratio * (background.shape[1] - backgrounds)).long(), backgrounds)
+    order = loss.masked_fill(~background, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places) < wanted[:, None]
 
 
 def _iou(edges: tuple[Tensor, ...], boxes: Tensor) -> Tensor:

@@ -4,17 +4,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import SSDHead
-from mmdet.models.losses import smooth_l1_loss
 from mmdet.models.task_modules.assigners import BboxOverlaps2D, MaxIoUAssigner
 from mmdet.models.task_modules.samplers import PseudoSampler
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from hgd_det.device import launches, padded
 from hgd_det.models import batched_predict
-from hgd_det.models.anchor_rows import anchor_rows, pick
-from hgd_det.models.matching import NOBODY, hardest, match
+from hgd_det.models.anchor_rows import all_rows, anchor_rows, pick
+from hgd_det.models.encoding import encode
+from hgd_det.models.matching import NOBODY, hardest, match, match_all, mined
 
 EPS = torch.finfo(torch.float32).eps    # what mmdet adds to the count it divides a box loss by
 PIECE = 8192    # rows whose softmax stays in the cache
@@ -35,18 +35,53 @@ class BatchedSSDHead(SSDHead):
     `_get_targets_single` and `loss_by_feat_single` are not called, and what an instance segmentor asks
     of `get_positive_infos` is not kept.
 
+    On a GPU (`hgd_det.device`) the same losses come from all anchors at once, weighted, and nothing is waited
+    for; of equally hard negatives the first are taken, and each loss is one number for the batch.
+
     Detections are mmdet's to the last bit and tie, for the plain NMS of SSD's `test_cfg`; any other is left
     to mmdet (`batched_predict.covers`). `_predict_by_feat_single` and `_bbox_post_process` are then not
     called.
     """
 
+    def grid(self, sizes, device='cuda') -> list[Tensor]:
+        """(H*W*A, 4) anchors of each level, made once for each size of the maps."""
+        return list(self._grid(tuple(map(tuple, sizes)), device)[0])
+
+    def _grid(self, sizes: tuple, device) -> tuple[list[Tensor], list[Tensor]]:
+        grids = self.__dict__.setdefault('_grids', {})
+        if (sizes, str(device)) not in grids:
+            with torch.inference_mode(False), torch.no_grad():
+                grids[sizes, str(device)] = (
+                    self.prior_generator.grid_priors(sizes, device=device),
+                    [torch.ones(h * w * a, dtype=torch.bool, device=device)
+                     for (h, w), a in zip(sizes, self.num_base_priors, strict=True)])
+        return grids[sizes, str(device)]
+
     def get_anchors(self, featmap_sizes, batch_img_metas, device='cuda') -> tuple[list, list]:
-        """SSDHead's, but images of one padded shape share their flags."""
-        priors = self.prior_generator.grid_priors(featmap_sizes, device=device)
-        shapes = [tuple(meta['pad_shape'][:2]) for meta in batch_img_metas]
-        flags = {shape: self.prior_generator.valid_flags(featmap_sizes, shape, device)
-                 for shape in dict.fromkeys(shapes)}
-        return [priors] * len(shapes), [flags[shape] for shape in shapes]
+        """SSDHead's, but images of one padded shape share their flags, and those of whole maps are kept."""
+        sizes = tuple(tuple(size) for size in featmap_sizes)
+        priors, whole = self._grid(sizes, device)
+        priors, flags = list(priors), {}
+        for meta in batch_img_metas:
+            shape = tuple(meta['pad_shape'][:2])
+            inside = [(min(-(-shape[0] // down), h), min(-(-shape[1] // across), w))
+                      for (h, w), (across, down) in zip(sizes, self.prior_generator.strides, strict=True)]
+            if not any(h and w for h, w in inside):
+                raise ValueError('There is no valid anchor inside the image boundary: '
+                                 'check the image size and the sizes of the anchors')
+            if shape not in flags:
+                flags[shape] = whole if tuple(inside) == sizes else self.prior_generator.valid_flags(
+                    featmap_sizes, shape, device)
+        return [priors] * len(batch_img_metas), [flags[tuple(meta['pad_shape'][:2])]
+                                                 for meta in batch_img_metas]
+
+    def _inside(self, flags: list) -> Tensor | None:
+        """(B, M): the anchors in the padded image; None where they all are."""
+        if any(flags[0] is whole for _, whole in self.__dict__.get('_grids', {}).values()) and \
+                all(each is flags[0] for each in flags):
+            return None
+        joined = {id(each): torch.cat(each) for each in flags}
+        return torch.stack([joined[id(each)] for each in flags])
 
     @torch.no_grad()
     def get_targets(self, anchor_list, valid_flag_list, batch_gt_instances, batch_img_metas,
@@ -59,24 +94,20 @@ class BatchedSSDHead(SSDHead):
                 anchor_list, valid_flag_list, batch_gt_instances, batch_img_metas,
                 batch_gt_instances_ignore, unmap_outputs, return_sampling_results)
         anchors = torch.cat([get_box_tensor(level) for level in anchor_list[0]])            # (M, 4)
-        joined = {id(flags): torch.cat(flags) for flags in valid_flag_list}
-        inside = torch.stack([joined[id(flags)] for flags in valid_flag_list])              # (B, M)
-        if inside.all():
-            inside = None
-        elif not inside.any(1).all():
-            raise ValueError('There is no valid anchor inside the image boundary: '
-                             'check the image size and the sizes of the anchors')
+        inside = self._inside(valid_flag_list)
         objects = [get_box_tensor(image.bboxes).reshape(-1, 4) for image in batch_gt_instances]
-        boxes = pad_sequence(objects, batch_first=True)                                     # (B, G, 4)
+        classes = [image.labels for image in batch_gt_instances]
+        whole = launches(anchors)
+        boxes, classes = padded(objects, least=whole), padded(classes, least=whole)     # (B, G, 4), (B, G)
         rules = self.assigner
-        owner = match(anchors, boxes, [len(image) for image in objects], inside,
-                      positive=rules.pos_iou_thr, negative=rules.neg_iou_thr,
-                      forced=rules.min_pos_iou if rules.match_low_quality else float('inf'))
+        owner = (match_all if whole else match)(
+            anchors, boxes, [len(image) for image in objects], inside,
+            positive=rules.pos_iou_thr, negative=rules.neg_iou_thr,
+            forced=rules.min_pos_iou if rules.match_low_quality else float('inf'))
 
         sizes = [len(level) for level in anchor_list[0]]
-        parts = self._targets_of(owner, anchors, boxes, pad_sequence(
-            [image.labels for image in batch_gt_instances], batch_first=True))
-        count = int((owner >= 0).sum(1).clamp(min=1).sum())     # mmdet counts one in an image without any
+        parts = (self._all_targets_of if whole else self._targets_of)(owner, anchors, boxes, classes)
+        count = (owner >= 0).sum(1).clamp(min=1).sum()      # mmdet counts one in an image without any
         return (*(list(part.split(sizes, 1)) for part in parts), count)
 
     def _targets_of(self, owner: Tensor, anchors: Tensor, boxes: Tensor, classes: Tensor) -> tuple:
@@ -94,6 +125,19 @@ class BatchedSSDHead(SSDHead):
         targets, weights = (anchors.new_zeros(*owner.shape, wanted.shape[1]) for _ in range(2))
         targets[where], weights[where] = wanted.to(targets), 1.0
         return labels, label_weights, targets, weights
+
+    def _all_targets_of(self, owner: Tensor, anchors: Tensor, boxes: Tensor, classes: Tensor) -> tuple:
+        """:meth:`_targets_of`, each anchor's computed, and masked where it stands for nothing."""
+        free, number = owner < 0, owner.clamp(min=0)
+        labels = classes.gather(1, number).masked_fill_(free, self.num_classes)
+        label_weights = (owner != NOBODY).float()
+        if self.train_cfg['pos_weight'] > 0:
+            label_weights = label_weights.masked_fill_(~free, self.train_cfg['pos_weight'])
+        wanted = boxes.gather(1, number[..., None].expand(-1, -1, 4))
+        if not self.reg_decoded_bbox:
+            wanted = encode(self.bbox_coder, anchors.expand_as(wanted), wanted)
+        targets = wanted.to(anchors).masked_fill_(free[..., None], 0)
+        return labels, label_weights, targets, (~free)[..., None].to(targets.dtype).expand_as(targets)
 
     def _as_ssd_matches(self, anchor_list: list, ignored: list | None) -> bool:
         """Whether :func:`match` gives what the configured assigner and sampler would."""
@@ -116,6 +160,9 @@ class BatchedSSDHead(SSDHead):
             anchor_list, valid_flag_list, batch_gt_instances, batch_img_metas,
             batch_gt_instances_ignore=batch_gt_instances_ignore)[:5]
         labels, label_weights, targets, weights = (torch.cat(part, 1) for part in parts)
+        if launches(labels):
+            return self._all_losses(cls_scores, bbox_preds, anchor_list[0], labels, label_weights, targets,
+                                    weights, avg_factor)
         priors = self.num_base_priors
 
         with torch.no_grad():
@@ -137,6 +184,23 @@ class BatchedSSDHead(SSDHead):
         return dict(loss_cls=list((loss.sum(1, keepdim=True) / avg_factor).unbind()),
                     **{name: list(values.unbind()) for name, values in boxes.items()})
 
+    def _all_losses(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], anchors: list, labels: Tensor,
+                    label_weights: Tensor, targets: Tensor, weights: Tensor, avg_factor: Tensor) -> dict:
+        """The batch's losses from every anchor, weighted; only whole tensors, and nothing is waited for."""
+        scores, preds = (all_rows(maps, self.num_base_priors) for maps in (cls_scores, bbox_preds))
+        scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+        loss = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction='none').view_as(labels)
+        background = labels == self.num_classes
+        with torch.no_grad():
+            hard = mined(loss * label_weights, background, self.train_cfg['neg_pos_ratio'])
+            counted = label_weights * (hard | ~background)
+        if self.reg_decoded_bbox:
+            joined = torch.cat([get_box_tensor(level) for level in anchors]).expand(len(preds), -1, -1)
+            preds = self.bbox_coder.decode(joined.flatten(0, 1), preds.flatten(0, 1)).view_as(preds)
+        boxes = self.box_losses(preds, targets, weights, avg_factor)
+        return dict(loss_cls=(loss * counted).sum() / avg_factor,
+                    **{name: values.sum() for name, values in boxes.items()})
+
     def box_losses(self, preds: Tensor, targets: Tensor, weights: Tensor,
                    avg_factor: float) -> dict[str, Tensor]:
         """``{name: (B,)}`` from P anchors of each image: its positives, and others of weight zero.
@@ -145,7 +209,9 @@ class BatchedSSDHead(SSDHead):
             preds: (B, P, R), what the head put out there.
             targets, weights: (B, P, 4).
         """
-        loss = smooth_l1_loss(preds, targets, weights, beta=self.train_cfg['smoothl1_beta'], reduction='none')
+        preds = preds.to(torch.result_type(preds, targets))
+        loss = weights * F.smooth_l1_loss(preds, targets.to(preds.dtype), reduction='none',
+                                          beta=self.train_cfg['smoothl1_beta'])
         return dict(loss_bbox=loss.flatten(1).sum(1) / (avg_factor + EPS))
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], score_factors=None,

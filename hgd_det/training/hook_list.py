@@ -21,7 +21,8 @@ EVERY_RUN = {
     'ProgressHook': {},                     # the line on the screen
 }
 # of `default_hooks` and the log, where the config has mmengine's own
-OURS = {'CheckpointHook': 'AtomicCheckpointHook', 'LogProcessor': 'DistillLogProcessor'}
+OURS = {'CheckpointHook': 'AtomicCheckpointHook', 'RuntimeInfoHook': 'DeferredInfoHook',
+        'LogProcessor': 'DistillLogProcessor'}
 
 
 def list_hooks(cfg: Config) -> None:
@@ -34,6 +35,7 @@ def list_hooks(cfg: Config) -> None:
     saver = defaults.get('checkpoint', dict(interval=1))  # None switches it off
     if saver is not None:
         defaults['checkpoint'] = _ours(saver, 'CheckpointHook')
+    defaults['runtime_info'] = _ours(defaults.get('runtime_info') or {}, 'RuntimeInfoHook')
     cfg.default_hooks = defaults
     cfg.log_processor = _ours(cfg.get('log_processor') or {}, 'LogProcessor')
 

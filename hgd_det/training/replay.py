@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -119,13 +118,13 @@ def install(loader: DataLoader, seed: int) -> DataLoader:
 
 
 class ReplayRunner(Runner):
-    """mmengine's runner with repeatable draws, pictures for teachers that see their own resolution, and on a
-    CPU convolutions that are a quarter faster."""
+    """mmengine's runner with repeatable draws, pictures for teachers of their own resolution, and maps in
+    channels last: convolutions are a quarter faster on a CPU, and on a GPU what reads a map cell by cell
+    copies nothing."""
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        if get_device() == 'cpu':
-            # before the wrapper lays out its buffers: afterwards it would hand out gradients in another order
-            model = model.to(memory_format=torch.channels_last)
+        # before the wrapper lays out its buffers: afterwards it would hand out gradients in another order
+        model = model.to(memory_format=torch.channels_last)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:

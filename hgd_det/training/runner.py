@@ -25,6 +25,7 @@ from torch import distributed
 from hgd_det.compat.guard import guard_mmengine
 from hgd_det.errors import UserError, near
 from hgd_det.paths import config_name, find_config, method_name, read_config
+from hgd_det.training.deferred import deferred
 from hgd_det.training.faults import run_errors
 from hgd_det.training.hook_list import list_hooks
 from hgd_det.training.mistakes import check_config, need_model, user_errors
@@ -168,6 +169,8 @@ def build_runner(cfg: Config) -> Runner:
     _join_processes(cfg)
     cfg.default_scope = cfg.get('default_scope') or 'mmdet'
     list_hooks(cfg)
+    if cfg.get('optim_wrapper'):
+        cfg.optim_wrapper = deferred(cfg.optim_wrapper)
     _forget_visualizers()
     if get_device() == 'cpu':
         keep_freed_memory()

@@ -104,6 +104,15 @@ def test_a_mistake_is_one_message_and_status_two(config, tmp_path, capsys, argum
     assert message in error and 'Traceback' not in error
 
 
+def test_bf16_trains_anywhere_and_its_weights_stay_in_single_precision(hgd, tmp_path):
+    assert hgd('train', '--amp', 'bf16', '--work-dir', tmp_path, options=['train_cfg.max_iters=2']) == 0
+    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    assert all(value.dtype == torch.float32 for value in saved['state_dict'].values()
+               if value.is_floating_point())
+    log = next(tmp_path.glob('*/vis_data/config.py')).read_text()
+    assert 'BFloat16OptimWrapper' in log
+
+
 def test_options_that_cannot_have_an_effect_are_named(config, capsys):
     from hgd_det.training.runner import load_config
     load_config(config, ['model.bbox_head.num_clases=3', 'data_root=elsewhere', 'train_cgf.x=1',

@@ -129,7 +129,7 @@ def test_losses_are_those_of_a_plain_head_on_the_deltas_plus_dfl_by_hand():
             dfl[b] -= ((k + 1 - r) * log_p[k] + (r - k) * log_p[k + 1]).item()
     assert (labels < 3).sum() == count > 0
     for mine, wanted in zip(losses['loss_dfl'], dfl, strict=True):
-        assert mine.item() == pytest.approx(.25 * wanted / count, rel=1e-5)
+        assert mine.item() == pytest.approx(.25 * wanted / int(count), rel=1e-5)
 
 
 def single(head, logits, target):

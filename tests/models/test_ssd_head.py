@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import hgd_det.registered  # noqa: F401  (mmdet's own SSDHead cannot predict without)
+from hgd_det.device import as_if_launched
 from hgd_det.distill.heads import Watching
-from hgd_det.models import BatchedSSDHead
+from hgd_det.experiments.benchmarks.launches import Counted
+from hgd_det.models import BatchedSSDHead, matching
 from hgd_det.testing import make_batch, make_distiller, tiny_ssd, torch_calls, train_step
 
 from mmdet.models.dense_heads import SSDHead  # isort: skip
@@ -71,7 +73,8 @@ def results(head, maps, images, meta=None, ignored=None, cast=lambda level: leve
     maps = [[cast(level).requires_grad_() for level in kind] for kind in maps]
     with Watching(SimpleNamespace(bbox_head=head)) as spy:
         losses = head.loss_by_feat(*maps, images, meta or metas(len(images)), ignored)
-    sum(sum(value.mean() for value in values) for values in losses.values()).backward()
+    sum(values if isinstance(values, torch.Tensor) else sum(value.mean() for value in values)
+        for values in losses.values()).backward()
     return losses, spy._targets, [level.grad for kind in maps for level in kind]
 
 
@@ -305,3 +308,55 @@ def test_a_term_sees_the_same_targets_and_the_loss_those_that_it_changed(term):
     assert logs[1] == pytest.approx(logs[0], rel=1e-5, abs=1e-6)
     for mine, wanted in zip(*seen, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
+
+
+# the form of a GPU --------------------------------------------------------------------------------
+def assert_whole(heads, maps, images, tolerance=1e-5, **more):
+    """What a GPU runs has mmdet's targets to the last bit, and the sums of its losses."""
+    theirs, targets, gradients = results(heads[0], maps, images, **more)
+    with as_if_launched(), Counted() as found:
+        ours, our_targets, our_gradients = results(heads[1], maps, images, **more)
+    for name, values in theirs.items():
+        torch.testing.assert_close(ours[name], torch.stack(values).sum(), rtol=tolerance, atol=tolerance)
+    assert our_targets[4] == targets[4]
+    for part, wanted in zip(our_targets[:4], targets[:4], strict=True):
+        assert all(torch.equal(mine, level) for mine, level in zip(part, wanted, strict=True))
+    for mine, wanted in zip(our_gradients, gradients, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=tolerance, atol=tolerance)
+    return found
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('grid', [None, 8])
+def test_all_anchors_at_once_lose_what_mmdet_loses_without_a_wait(seed, grid):
+    heads, counts = both_heads(), [(4, 0, 7), (1,), (0, 0), (3, 2, 1, 8, 5), (0,), (900, 150)][seed]
+    found = assert_whole(heads, outputs(heads[0], len(counts), seed=seed),
+                         objects(counts, seed=seed, grid=grid))
+    assert not found.waits['step'] or seed == 0     # the first step of a size lays its anchors down
+
+
+@pytest.mark.parametrize('options', [
+    dict(assigner=dict(neg_iou_thr=.3)), dict(assigner=dict(min_pos_iou=.4)),
+    dict(assigner=dict(match_low_quality=False)), dict(train_cfg=dict(pos_weight=2.5, neg_pos_ratio=1)),
+    dict(train_cfg=dict(smoothl1_beta=.2)), dict(reg_decoded_bbox=True)], ids=str)
+def test_all_anchors_at_once_follow_other_settings(options):
+    heads = both_heads(**options)
+    assert_whole(heads, outputs(heads[0], 3), objects((4, 0, 6)))
+
+
+def test_all_anchors_at_once_leave_out_those_outside_and_merge_pieces_of_objects(monkeypatch):
+    heads = both_heads()
+    meta = [dict(img_shape=(h, w), pad_shape=(h, w)) for h, w in ((96, 96), (60, 96), (96, 40), (60, 96))]
+    assert_whole(heads, outputs(heads[0], 4), objects((3, 4, 2, 0)), meta=meta)
+    monkeypatch.setattr(matching, 'MOST', 1)
+    assert_whole(heads, outputs(heads[0], 4), objects((3, 4, 2, 0), grid=8), meta=meta)
+
+
+def test_of_equally_hard_negatives_the_first_are_taken_and_the_loss_is_the_same():
+    heads = both_heads()
+    maps, images = outputs(heads[0], 2, draw=coarse), objects((3, 6))
+    theirs, _, _ = results(heads[0], maps, images)
+    with as_if_launched():
+        ours, _, _ = results(heads[1], maps, images)
+    for name, values in theirs.items():
+        torch.testing.assert_close(ours[name], torch.stack(values).sum(), rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hgd_det.distill.adapters import resize_map
 from hgd_det.distill.detection import detection_loss
-from hgd_det.distill.functional import divergence, l2_distance, precise
+from hgd_det.distill.functional import divergence, l2_distance, only, precise, rows
 from hgd_det.distill.head_term import require_ssd
 from hgd_det.distill.heads import flatten
 from hgd_det.distill.lesson import HeadOutput, Lesson, Targets
@@ -111,9 +111,9 @@ class BeYourOwnTeacher(Term):
             loss = detection_loss(out, part, ratio=lesson.neg_pos_ratio, bins=self.bins)
             detection.append(loss * part.num_positive / targets.num_positive)
             chosen = lesson.region('hard')[:, where]
-            scores = [cls[chosen].to(precise(out.cls)) / self.temperature
+            scores = [rows(cls, chosen).to(precise(out.cls)) / self.temperature
                       for cls in (head.cls[:, where].detach(), out.cls)]
-            soft.append(divergence(*scores).sum() / targets.num_positive)
+            soft.append(only(divergence(*scores), chosen).sum() / targets.num_positive)
             hint.append(l2_distance(own, main).sum((1, 2)).mean())
         values = dict(detection=sum(detection), soft=sum(soft), hint=sum(hint))
         loss = ((1 - self.alpha) * values['detection'] + self.alpha * self.temperature ** 2 * values['soft']

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hgd_det.distill.functional import count_of, only, rows
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
@@ -58,9 +59,10 @@ class BoundedRegression(HeadTerm):
         targets = lesson.targets
         positive = targets.positive                                                 # (B, M)
         student, teacher = self.deltas(lesson, positive)                            # (P, 4)
-        wanted = targets.boxes[positive].to(student.dtype)
+        wanted = rows(targets.boxes, positive).to(student.dtype)
         e_student = (student - wanted).square().sum(-1)                             # (P,)
         e_teacher = (teacher - wanted).square().sum(-1)
         worse = e_student.detach() + self.margin > e_teacher
-        bounded = e_student[worse].sum() / targets.num_positive
-        return dict(loss=bounded, active=worse.sum() / max(1, len(worse)))
+        worse = only(worse, positive)
+        bounded = e_student.masked_fill(~worse, 0).sum() / targets.num_positive
+        return dict(loss=bounded, active=worse.sum() / count_of(positive))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hgd_det.distill.boxes import point_deltas
-from hgd_det.distill.functional import agreement, precise
+from hgd_det.distill.detection import total_loss
+from hgd_det.distill.functional import agreement, only, precise, rows
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.heads import Watching, head_spec
 from hgd_det.distill.lesson import HeadOutput, Lesson, hard_negatives
@@ -69,7 +70,7 @@ class DML(HeadTerm):
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         with Watching(self.peer) as spy:
             losses = self.peer.loss(self.as_peer_sees(lesson.images.detach()), lesson.samples)
-        return dict(aside_loss=self.peer.parse_losses(losses)[0], **self.compare(lesson, spy.output()))
+        return dict(aside_loss=total_loss(losses), **self.compare(lesson, spy.output()))
 
     def compare(self, lesson: Lesson, peer: HeadOutput) -> dict[str, Tensor]:
         """What each is to learn of the other, from the outputs of both."""
@@ -79,15 +80,15 @@ class DML(HeadTerm):
             chosen = chosen | hard_negatives(peer.cls, targets, lesson.neg_pos_ratio)
         dtype = precise(student.cls, peer.cls)
         mine, theirs = (
-            (head.cls[chosen].to(dtype), point_deltas(head.reg[targets.positive].to(dtype), bins))
+            (rows(head.cls, chosen).to(dtype), point_deltas(rows(head.reg, targets.positive).to(dtype), bins))
             for head, bins in ((student, self.student_bins), (peer, self.teacher_bins)))
 
         def distance(constant: tuple, learner: tuple) -> Tensor:
             scores, boxes = (a.detach() for a in constant)
-            value = self.temperature ** 2 * self.divergence(
-                scores / self.temperature, learner[0] / self.temperature).sum()
+            value = self.temperature ** 2 * only(self.divergence(
+                scores / self.temperature, learner[0] / self.temperature), chosen).sum()
             if self.boxes:
-                value = value + self.boxes / 2 * (boxes - learner[1]).square().sum()
+                value = value + self.boxes / 2 * only(boxes - learner[1], targets.positive).square().sum()
             return value / targets.num_positive  # an empty choice sums to 0 and still hangs on the learner
         return dict(loss_student=distance(theirs, mine), loss_peer=distance(mine, theirs),
-                    agreement=agreement(mine[0], theirs[0]))
+                    agreement=agreement(mine[0], theirs[0], chosen))

@@ -71,6 +71,7 @@ class FactorTransfer(MapTerm):
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
         self.frozen, self.translators = nn.ModuleList(), nn.ModuleList()
         self.register_buffer('paraphrased', torch.zeros((), dtype=torch.long))
+        self._learned = False
 
     def select(self, pairs: list[Pair], spec: Spec) -> list[Pair]:
         named = self.selection['sizes'] is not None or self.selection['taps'] is not None
@@ -108,7 +109,8 @@ class FactorTransfer(MapTerm):
         self.paraphrased += 1
 
     def _transfer(self, lesson: Lesson) -> dict[str, Tensor]:
-        if not self.paraphrased:
+        self._learned = self._learned or bool(self.paraphrased)     # asked for once, as it is waited for
+        if not self._learned:
             raise UserError(f'FactorTransfer: the paraphraser never learned: its part of the run, '
                             f'pretrain={self.pretrain}, was over before the term began; choose a warmup '
                             'below pretrain, best none')

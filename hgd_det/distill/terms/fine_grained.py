@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hgd_det.device import launches
 from hgd_det.distill.adapters import resize_map
-from hgd_det.distill.functional import choose, l2_distance, shared_box_mask
+from hgd_det.distill.boxes import box_iou
+from hgd_det.distill.functional import choose, l2_distance, padded_boxes, shared_box_mask
 from hgd_det.distill.lesson import Lesson, mean_count
 from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
@@ -93,7 +95,8 @@ class FineGrained(MapTerm):
         if 'anchors' not in self.needs:
             return [shared_box_mask(lesson, size, 'center') for size in sizes]
         anchors = lesson.level_anchors
-        per_image = [near_cells(anchors, boxes.to(anchors[0]), self.psi, self.scope)
+        per_image = near_cells_of_all(anchors, *padded_boxes(lesson), self.psi, self.scope) if launches(
+            anchors[0]) else [near_cells(anchors, boxes.to(anchors[0]), self.psi, self.scope)
                      for boxes in lesson.boxes]
         cells = [tuple(level.shape[:2]) for level in anchors]
         chosen = []
@@ -103,7 +106,8 @@ class FineGrained(MapTerm):
                                 f'head predicts on {", ".join(f"{h}x{w}" for h, w in cells)}')
             # Of several levels of one size the stage is the last, as in pair_stages.
             level = len(cells) - 1 - cells[::-1].index(size)
-            chosen.append(torch.stack([image[level] for image in per_image]))
+            chosen.append(per_image[level] if launches(anchors[0]) else
+                          torch.stack([image[level] for image in per_image]))
         return chosen
 
 
@@ -116,6 +120,23 @@ def near_cells(anchors: list[Tensor], boxes: Tensor, psi: float, scope: str) -> 
     if scope == 'global':
         best = best.amax(0).expand_as(best)
     return [(iou > psi * most).any(-1).any(-1) for iou, most in zip(ious, best, strict=True)]
+
+
+def near_cells_of_all(anchors: list[Tensor], boxes: Tensor, real: Tensor, psi: float, scope: str
+                      ) -> list[Tensor]:
+    """Per level (B, H, W) bool: :func:`near_cells` of all images at once, from padded boxes (B, n, 4)."""
+    if not boxes.shape[1]:
+        return [level.new_zeros(len(boxes), *level.shape[:2], dtype=torch.bool) for level in anchors]
+    joined = torch.cat([level.flatten(0, 2) for level in anchors])
+    iou = box_iou(boxes.flatten(0, 1).to(joined), joined).view(*real.shape, -1)         # (B, n, M)
+    sizes = [level.shape[:3].numel() for level in anchors]
+    if scope == 'global':
+        most = iou.amax(2, keepdim=True)
+    else:
+        most = torch.cat([part.amax(2, keepdim=True).expand_as(part) for part in iou.split(sizes, 2)], 2)
+    near = ((iou > psi * most) & real[..., None]).any(1)                                # (B, M)
+    return [part.view(len(boxes), *level.shape[:3]).any(3)
+            for part, level in zip(near.split(sizes, 1), anchors, strict=True)]
 
 
 def pairwise_iou(anchors: Tensor, boxes: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hgd_det.device import launches, sent
 from hgd_det.distill.adapters import resize_map
+from hgd_det.distill.cells import Cells, box_masks, cells_of
 from hgd_det.distill.functional import (
     DEAD,
     channel_norm,
@@ -12,6 +14,7 @@ from hgd_det.distill.functional import (
     choose,
     focal_factors,
     normalized_weights,
+    padded_boxes,
     precise,
     shared_box_mask,
 )
@@ -20,6 +23,7 @@ from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.stages import Pair
+from hgd_det.distill.whole_maps import imitations
 from hgd_det.errors import UserError
 
 OPTIONS = dict(
@@ -96,6 +100,8 @@ class HGD(MapTerm):
         return adapter
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        if launches(next(iter(lesson.student.maps.values()))):
+            return self._all_stages(lesson)
         students = [lesson.student.maps[p.student.tap] for p in self.pairs]
         teachers = [lesson.teacher.maps[p.teacher.tap] for p in self.pairs]
         u = self._attention(students) if self.macro == 'attention' else None
@@ -115,13 +121,69 @@ class HGD(MapTerm):
             factors.append(u_B.detach().mean())
             log[f'd_{pair.name}'] = D_B.mean()
 
-        values = torch.stack(values)
+        return self._summed(torch.stack(values), factors, log)
+
+    def _summed(self, values: Tensor, factors, log: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of the stages' values (S,), and the log with the factor of each."""
         if self.macro == 'focal':
             f_S = focal_factors(self._focal_losses(values), self.gamma, self.focal)
             values, factors = f_S * values, f_S.detach()
         for pair, factor in zip(self.pairs, factors, strict=True):
             log[f'u_{pair.name}'] = factor
         return dict(loss=values.sum(), **log)
+
+    def _all_stages(self, lesson: Lesson) -> dict[str, Tensor]:
+        """The same of all stages at once, in few operations: what is small lies side by side in (B, T)."""
+        students = [lesson.student.maps[p.student.tap] for p in self.pairs]
+        teachers = [lesson.teacher.maps[p.teacher.tap].detach() for p in self.pairs]
+        dtype = precise(*students, *teachers)
+        like = students[0].new_empty(0, dtype=dtype)
+        own = cells_of([S.shape[-2:] for S in students], like)
+        cells = cells_of([Z.shape[-2:] for Z in teachers], like)
+        statistic = self._all_statistics(students)
+        if self.macro in STATISTICS:
+            u_BS = own.sums(statistic[self.macro]) / sent(own.counts, like, dtype)
+        else:
+            u_BS = self._attention(students) if self.macro == 'attention' else \
+                like.new_ones(len(students[0]), len(self.pairs))
+        norm = None
+        if self.measure == 'cosine':
+            norm = torch.cat([channel_norm(Z).flatten(1) for Z in teachers], 1).to(dtype)
+        v = self._all_micro(statistic, own, cells, lesson, like)
+        if norm is not None and self.zero == 'drop':
+            v = v * (norm >= DEAD)
+        total = cells.sums(v)
+        w = v * cells.spread(1 / total.masked_fill(total <= 0, 1))
+        maps = [resize_map(S.to(dtype), Z.shape[-2:]) if S.shape[-2:] != Z.shape[-2:] else S
+                for S, Z in zip(students, teachers, strict=True)]
+        adapters = [self.adapters[pair.name] for pair in self.pairs]
+        values, D = imitations(
+            maps, teachers, *([getattr(a, part, None) for a in adapters] for part in ('weight', 'bias')), w,
+            u_BS / len(v), cells, distance=self.measure, l2_reduce=self.l2_reduce, z_norm=norm,
+            alike=self.macro != 'focal')
+        log = {f'd_{pair.name}': d for pair, d in zip(self.pairs, D.mean(0).unbind(), strict=True)}
+        return self._summed(values, u_BS.detach().mean(0).unbind(), log)
+
+    def _all_statistics(self, students: list[Tensor]) -> dict[str, Tensor]:
+        """``{kind: v (B,T)}``, as :meth:`_statistics`."""
+        sources = [S.detach() if self.detach_weights else S for S in students]
+        return {kind: torch.cat([channel_statistic(S, kind, self.stat_norm).flatten(1)
+                                 for S in sources], 1).sigmoid()
+                for kind in STATISTICS if kind in (self.macro, self.micro)}
+
+    def _all_micro(self, statistic: dict[str, Tensor], own: Cells, cells: Cells, lesson: Lesson,
+                   like: Tensor) -> Tensor:
+        """(B,T): each cell's weight, as :meth:`_micro` has it, but for dead cells."""
+        if self.micro in STATISTICS:
+            parts = own.parts(statistic[self.micro])
+            return torch.cat([resize_map(v.view(len(v), 1, *mine), size).flatten(1) for v, mine, size in zip(
+                parts, own.sizes, cells.sizes, strict=True)], 1)
+        if self.micro != 'gt_mask':
+            return like.new_ones(lesson.batch_size, len(cells.stage))
+        boxes, real = padded_boxes(lesson)
+        v = lesson.constant(('box_masks', cells.sizes, self.mask), lambda: box_masks(
+            boxes, real, cells.sizes, lesson.input_shape, self.mask)).to(like.dtype)
+        return v + cells.spread((cells.sums(v) <= 0).to(v.dtype)) if self.empty == 'uniform' else v
 
     def _statistics(self, S: Tensor) -> dict[str, Tensor]:
         """``{kind: v (B,h,w)}`` at the student's own resolution, for the kinds u or v ask for."""

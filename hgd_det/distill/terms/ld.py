@@ -4,13 +4,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hgd_det.device import launches
 from hgd_det.distill.boxes import overlaps, point_deltas
-from hgd_det.distill.functional import choose, precise
+from hgd_det.distill.functional import choose, only, padded_boxes, precise, rows
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.term import HeadSpec
 from hgd_det.errors import UserError
+from hgd_det.models.matching import MOST
 
 TEACHERS = ('own', 'two_hot', 'gaussian')
 
@@ -97,25 +99,26 @@ class LocalizationDistillation(HeadTerm):
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         student, teacher = lesson.student.head, lesson.teacher.head
         positive = lesson.targets.positive                                      # (B, M)
-        z_student = _precise(student.cls[positive])                             # (P, C+1)
-        z_teacher = _precise(teacher.cls[positive]).detach()
+        z_student = _precise(rows(student.cls, positive))                       # (P, C+1)
+        z_teacher = _precise(rows(teacher.cls, positive)).detach()
         score = z_student.detach().softmax(-1)[:, :-1].amax(-1)
         parts = dict(main=self.main_weight * self._imitate(lesson, positive, score))
         if self.vlr_weight:
             near, iou = self._valuable(lesson)
-            parts['vlr'] = self.vlr_weight * self._imitate(lesson, near, iou[near])
+            parts['vlr'] = self.vlr_weight * self._imitate(lesson, near, rows(iou, near))
         if self.kd_weight:
             each = divergence(z_teacher.div(self.kd_temperature).log_softmax(-1),
                               z_student, self.kd_temperature)
-            parts['classes'] = self.kd_weight * each.sum() / lesson.targets.num_positive
+            parts['classes'] = self.kd_weight * only(each, positive).sum() / lesson.targets.num_positive
         return dict(loss=sum(parts.values()), **{k: v.detach() for k, v in parts.items()})
 
     def _imitate(self, lesson: Lesson, chosen: Tensor, weight: Tensor) -> Tensor:
         """``sum w_a K_a / sum w_a`` over the chosen anchors; 0 that keeps its graph over none."""
         bins = (4, len(self.student_bins))
-        logits = _precise(lesson.student.head.reg[chosen]).unflatten(-1, bins)  # (P, 4, n+1)
-        log_p = self._teacher(_precise(lesson.teacher.head.reg[chosen]).detach())
+        logits = _precise(rows(lesson.student.head.reg, chosen)).unflatten(-1, bins)    # (P, 4, n+1)
+        log_p = self._teacher(_precise(rows(lesson.teacher.head.reg, chosen)).detach())
         each = divergence(log_p, logits, self.temperature).mean(-1)             # (P,)
+        weight = only(weight, chosen)
         return (weight.to(each) * each).sum() / _total(weight)
 
     def _teacher(self, reg: Tensor) -> Tensor:
@@ -129,6 +132,10 @@ class LocalizationDistillation(HeadTerm):
     def _valuable(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
         """The VLR (B, M) and the best IoU (B, M) among the objects that put an anchor there."""
         low, high = self.vlr
+        if launches(lesson.targets.label_weights):
+            iou = self._all_valuable(lesson)
+            free = ~lesson.targets.positive & (lesson.targets.label_weights > 0)
+            return free & (iou > 0), iou
         iou = torch.zeros_like(lesson.targets.label_weights)
         for best, boxes in zip(iou, lesson.boxes, strict=True):
             if len(boxes):  # an image without objects has no VLR
@@ -138,6 +145,19 @@ class LocalizationDistillation(HeadTerm):
         # anchors of weight 0 (outside the image, or ignored by the assignment) are in no region
         free = ~lesson.targets.positive & (lesson.targets.label_weights > 0)
         return free & (iou > 0), iou
+
+
+    def _all_valuable(self, lesson: Lesson) -> Tensor:
+        """(B, M): the best IoU in the band, of all images' objects at once."""
+        boxes, real = padded_boxes(lesson)
+        if not boxes.shape[1]:
+            return torch.zeros_like(lesson.targets.label_weights)
+        best, some = [], max(1, MOST // (len(boxes) * boxes.shape[1]))
+        for anchors in lesson.anchors.split(some):
+            value, distance = overlaps(anchors, boxes.to(anchors).flatten(0, 1))       # (m, B n)
+            band = (distance >= self.vlr[0]) & (distance < self.vlr[1]) & real.flatten()
+            best.append(value.masked_fill(~band, 0).unflatten(1, real.shape).amax(2))
+        return torch.cat(best).t()
 
 
 def divergence(log_p: Tensor, logits: Tensor, temperature: float) -> Tensor:

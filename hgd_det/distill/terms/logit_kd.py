@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement
+from hgd_det.distill.functional import agreement, only
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
@@ -43,8 +43,8 @@ class LogitKD(HeadTerm):
         self.temperature, self.t2 = temperature, t2
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        z_student, z_teacher = self.scores(lesson)                      # (P, C+1), sigmoid heads (P, C)
+        z_student, z_teacher, chosen = self.scores(lesson)              # (P, C+1), sigmoid heads (P, C)
         each = self.divergence(z_teacher / self.temperature, z_student / self.temperature)
         scale = self.temperature ** 2 if self.t2 else 1.0
-        return dict(loss=scale * each.sum() / lesson.targets.num_positive,
-                    agreement=agreement(z_student, z_teacher))
+        return dict(loss=scale * only(each, chosen).sum() / lesson.targets.num_positive,
+                    agreement=agreement(z_student, z_teacher, chosen))

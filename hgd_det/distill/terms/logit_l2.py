@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement, choose
+from hgd_det.distill.functional import agreement, choose, only
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson, mean_count
 from hgd_det.distill.registry import TERMS
@@ -50,13 +50,13 @@ class LogitL2(HeadTerm):
                             'where the mean of the logits matters; leave it False')
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        student, teacher = self.scores(lesson)                          # (P, C+1), sigmoid heads (P, C)
-        agree, half = agreement(student, teacher), 0.5
+        student, teacher, chosen = self.scores(lesson)                  # (P, C+1), sigmoid heads (P, C)
+        agree, half = agreement(student, teacher, chosen), 0.5
         if self.space == 'prob':
             student, teacher = (z.sigmoid() if self.sigmoid else z.softmax(-1) for z in (student, teacher))
             half = 1.0
         error = student - teacher
         if self.center:
             error = error - error.mean(-1, keepdim=True)
-        count = mean_count(lesson.region(self.region).sum())
-        return dict(loss=half * error.square().sum() / count, agreement=agree)
+        count = mean_count(chosen.sum())
+        return dict(loss=half * only(error, chosen).square().sum() / count, agreement=agree)

@@ -5,12 +5,15 @@ import torch
 from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import bbox2delta
 from torch import Tensor
 
-from hgd_det.distill.boxes import crops
+from hgd_det.device import launches, sent
+from hgd_det.distill.boxes import all_crops, crops
+from hgd_det.distill.functional import padded_boxes
 from hgd_det.distill.lesson import Lesson, mean_count
 from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
 from hgd_det.distill.term import Spec
 from hgd_det.errors import UserError
+from hgd_det.models.encoding import deltas_between
 
 
 @TERMS.register_module()
@@ -69,19 +72,24 @@ class MaskGuided(MapTerm):
         super().setup(spec)
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        objects = self._objects(lesson) if self.beta else {}
+        launched = launches(next(iter(lesson.student.maps.values())))
+        objects = (self._all_objects if launched else self._objects)(lesson) if self.beta else {}
         whole, parts, count, log = 0.0, 0.0, 0, {}
         for pair, student, teacher in self.maps(lesson):
             error = self.adapted(pair, student, teacher.shape[-2:]) - teacher
             log[f'd_{pair.name}'] = error.square().mean()    # over C_T: the sum over channels, / C_T
             whole = whole + log[f'd_{pair.name}']
             boxes = objects.get(tuple(student.shape[-2:]))
-            if boxes is not None and sum(map(len, boxes)):
+            if launched and boxes is not None:
+                local = all_crops(error, padded_boxes(lesson).boxes, lesson.input_shape, self.crop)
+                parts = parts + (local.square().mean((2, 3, 4)) * boxes).sum()
+                count = count + boxes.sum()
+            elif boxes is not None and sum(map(len, boxes)):
                 # pooling is linear: the crop of the difference is the difference of the crops
                 local = crops(error, boxes, lesson.input_shape, self.crop)
                 parts = parts + local.square().mean((1, 2, 3)).sum()
                 count += len(local)
-        seen = whole.new_tensor(float(count))
+        seen = count.float() if isinstance(count, Tensor) else whole.new_full((), float(count))
         local = whole.new_zeros(()) + parts / mean_count(seen)
         return dict(loss=whole + self.beta * local, whole=whole.detach(), local=local.detach(),
                     crops=seen, **{key: value.detach() for key, value in log.items()})
@@ -101,6 +109,24 @@ class MaskGuided(MapTerm):
             for level, mask in enumerate(hit):
                 found[level].append(boxes[mask])
         return {(h, w): boxes for (h, w, _), boxes in zip(levels, found, strict=True)}
+
+    @torch.no_grad()
+    def _all_objects(self, lesson: Lesson) -> dict[tuple[int, int], Tensor]:
+        """By map size (B, n) bool: which of the padded boxes own an anchor on that level."""
+        (boxes, real), levels = padded_boxes(lesson), lesson.levels
+        count, number = real.shape
+        if not number:
+            return {}
+        encoded = deltas_between(lesson.anchors[:, None], boxes[:, None], **self.coder)     # (B, M, n, 4)
+        encoded = encoded.clamp(*self.limits) if self.limits else encoded
+        apart = (encoded - lesson.targets.boxes[:, :, None]).abs().sum(-1)
+        owner = apart.masked_fill(~real[:, None], torch.inf).argmin(2)                      # (B, M)
+        level = sent(torch.arange(len(levels)).repeat_interleave(
+            torch.tensor([h * w * a for h, w, a in levels]), output_size=owner.shape[1]), owner)
+        hits = boxes.new_zeros(count, len(levels) * number).scatter_add_(
+            1, level * number + owner, lesson.targets.positive.to(boxes.dtype)) > 0
+        hits = hits.view(count, -1, number).unbind(1)
+        return {(h, w): hit for (h, w, _), hit in zip(levels, hits, strict=True)}
 
     def _owner(self, lesson: Lesson, image: int, own: Tensor, boxes: Tensor) -> Tensor:
         """Which object each positive anchor stands for: the one whose encoding is its target.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hgd_det.distill.detection import total_loss
 from hgd_det.distill.heads import dense_head
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
@@ -86,7 +87,7 @@ class NetAug(Term):
         with torch.autocast(images.device.type, dtype=mixed, enabled=mixed is not None):
             losses = functional_call(net, self.weights(self.shapes[drawn]), (images, lesson.samples),
                                      dict(mode='loss'))
-        return dict(loss=self.student.parse_losses(losses)[0], width=images.new_tensor(self.widths[drawn]))
+        return dict(loss=total_loss(losses), width=images.new_full((), self.widths[drawn]))
 
 
 def initial(student: nn.Module, name: str, shape: Sequence[int]) -> Tensor:

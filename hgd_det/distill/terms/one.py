@@ -9,7 +9,7 @@ from mmengine.model import initialize
 from torch import Tensor, nn
 
 from hgd_det.distill.detection import detection_loss
-from hgd_det.distill.functional import choose, divergence, precise
+from hgd_det.distill.functional import choose, divergence, only, precise, rows
 from hgd_det.distill.head_term import require_ssd
 from hgd_det.distill.heads import flatten
 from hgd_det.distill.lesson import HeadOutput, Lesson, hard_negatives
@@ -106,12 +106,13 @@ class ONE(Term):
         region = targets.positive | hard_negatives(together.cls, targets, ratio)
         joint = detection_loss(together, targets, region=region, bins=self.bins)
         alone = sum(detection_loss(head, targets, ratio=ratio, bins=self.bins) for head in heads[1:])
-        soft = together.cls[region].detach() / self.temperature
-        apart = sum(divergence(soft, head.cls[region].to(soft) / self.temperature).sum() for head in heads)
+        soft = rows(together.cls, region).detach() / self.temperature
+        apart = sum(only(divergence(soft, rows(head.cls, region).to(soft) / self.temperature), region).sum()
+                    for head in heads)
         apart = self.temperature ** 2 * apart / targets.num_positive
         ramp = self.ramp(lesson.progress.fraction)
         shares = {f'gate_{i}': share for i, share in enumerate(gate.mean(0))}
-        return dict(loss=ramp * apart, aside_loss=alone + joint, ensemble=joint, ramp=gate.new_tensor(ramp),
+        return dict(loss=ramp * apart, aside_loss=alone + joint, ensemble=joint, ramp=gate.new_full((), ramp),
                     **shares)
 
     def _further(self, lesson: Lesson) -> list[HeadOutput]:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hgd_det.distill.boxes import crops
-from hgd_det.distill.functional import choose, unit_vectors
+from hgd_det.device import launches, sent
+from hgd_det.distill.boxes import all_crops, crops
+from hgd_det.distill.functional import choose, padded_boxes, unit_vectors
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.map_term import MapTerm
 from hgd_det.distill.registry import TERMS
@@ -79,6 +80,8 @@ class Relational(MapTerm):
         return pairs if named else pairs[MAPS[self.unit]] or pairs
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        if launches(next(iter(lesson.student.maps.values()))):
+            return self._masked(lesson)
         count, embed = self._samples(lesson)
         parts = [self._compare(embed(S), embed(Z)) if count >= FEWEST else S.sum() * S.new_zeros(2)
                  for _, S, Z in self.maps(lesson)]
@@ -86,6 +89,37 @@ class Relational(MapTerm):
         return dict(loss=self.distance_weight * distance + self.angle_weight * angle,
                     distance=distance.detach(), angle=angle.detach(),
                     samples=distance.new_tensor(float(count)))
+
+    def _masked(self, lesson: Lesson) -> dict[str, Tensor]:
+        """The same without a wait: which boxes are too thin is a mask, drawn are thin ones too."""
+        if self.unit == 'image':
+            boxes, total = None, lesson.batch_size
+            places = list(range(total))
+        else:
+            boxes, real = padded_boxes(lesson)
+            places = [i * real.shape[1] + j for i, own in enumerate(lesson.boxes) for j in range(len(own))]
+            total = len(places)
+        drawn = self._order(total, lesson).argsort()[:self.max_samples].sort()[0]
+        drawn = torch.tensor(places, dtype=torch.long)[drawn]
+        maps = list(self.maps(lesson))
+        if len(drawn) < FEWEST:
+            zero = sum(S.sum() for _, S, _ in maps) * 0
+            return dict(loss=zero, distance=zero.detach(), angle=zero.detach(),
+                        samples=zero.new_full((), float(len(drawn))))
+        places = sent(drawn, maps[0][1])
+        there = maps[0][1].new_ones(len(drawn))
+        if boxes is not None:
+            thick = (boxes[..., 2:] - boxes[..., :2] >= 1).all(2)
+            there = thick.flatten().index_select(0, places).to(there)
+
+        def embed(x: Tensor) -> Tensor:
+            pooled = x.mean((2, 3)) if boxes is None else \
+                all_crops(x, boxes, lesson.input_shape, self.crop).mean((3, 4)).flatten(0, 1)
+            return self._scaled(pooled.index_select(0, places))
+        parts = [self._compare(embed(S), embed(Z), there) for _, S, Z in maps]
+        distance, angle = torch.stack(parts).mean(0)
+        return dict(loss=self.distance_weight * distance + self.angle_weight * angle,
+                    distance=distance.detach(), angle=angle.detach(), samples=there.sum())
 
     def _samples(self, lesson: Lesson) -> tuple[int, Callable[[Tensor], Tensor]]:
         """How many samples there are, and what pools a map (B, C, H, W) to their embeddings (N, C)."""
@@ -103,15 +137,26 @@ class Relational(MapTerm):
     def _draw(self, count: int, lesson: Lesson) -> Tensor:
         """(count,) bool, at most ``max_samples`` true; not from the global generator: a term leaves the
         student's random numbers as they are, and a resumed run draws the same."""
-        generator = torch.Generator().manual_seed(lesson.progress.iteration)
-        return torch.randperm(count, generator=generator) < self.max_samples
+        return self._order(count, lesson) < self.max_samples
+
+    @staticmethod
+    def _order(count: int, lesson: Lesson) -> Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(lesson.progress.iteration))
 
     def _scaled(self, e: Tensor) -> Tensor:
         return unit_vectors(e) if self.normalize else e
 
-    def _compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Distance and angle part, (2,), of embeddings (N, C_S) and (N, C_T)."""
+    def _compare(self, student: Tensor, teacher: Tensor, there: Tensor | None = None) -> Tensor:
+        """Distance and angle part, (2,), of embeddings (N, C_S) and (N, C_T); of those that are ``there``."""
         mine, theirs = differences(student), differences(teacher)
+        if there is not None:
+            both = (there[:, None] * there)[..., None]
+            count = there.sum().clamp(min=1)
+            mine, theirs = mine * both, theirs * both
+            apart = F.smooth_l1_loss(relative_distances(psi(mine), self.squared),
+                                     relative_distances(psi(theirs), self.squared), reduction='sum')
+            angles = F.smooth_l1_loss(cosines(mine), cosines(theirs), reduction='sum')
+            return torch.stack([2 * apart / count ** 2, angles / count ** 3]) * (count >= FEWEST)
         apart = F.smooth_l1_loss(relative_distances(psi(mine), self.squared),
                                  relative_distances(psi(theirs), self.squared), reduction='sum')
         # every pair stands twice in the mean over N^2, and the N zeros add nothing

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hgd_det.distill.functional import agreement
+from hgd_det.distill.functional import agreement, only
 from hgd_det.distill.head_term import HeadTerm
 from hgd_det.distill.lesson import Lesson
 from hgd_det.distill.registry import TERMS
@@ -55,15 +55,15 @@ class SoftLoss(HeadTerm):
         self.scales_detection = {detection_key: mu}
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        z_student, z_teacher = self.scores(lesson)                   # (P, C+1), sigmoid heads (P, C)
+        z_student, z_teacher, chosen = self.scores(lesson)           # (P, C+1), sigmoid heads (P, C)
         each = (self._sigmoid if self.sigmoid else self._softmax)(
             z_student / self.temperature, z_teacher / self.temperature)
-        soft = self.temperature ** 2 * each.sum() / lesson.targets.num_positive
-        return dict(loss=(1 - self.mu) * soft, agreement=agreement(z_student, z_teacher))
+        soft = self.temperature ** 2 * only(each, chosen).sum() / lesson.targets.num_positive
+        return dict(loss=(1 - self.mu) * soft, agreement=agreement(z_student, z_teacher, chosen))
 
     def _softmax(self, z_student: Tensor, z_teacher: Tensor) -> Tensor:
         weight = torch.ones_like(z_student[:1])
-        weight[:, -1] = self.background_weight
+        weight[:, -1].fill_(self.background_weight)
         return -(weight * z_teacher.softmax(-1) * z_student.log_softmax(-1)).sum(-1)
 
     def _sigmoid(self, z_student: Tensor, z_teacher: Tensor) -> Tensor:

@@ -1,0 +1,86 @@
+"""What a step asks of a GPU is counted, backward too, and cannot grow unnoticed."""
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+from hgd_det.device import as_if_launched  # noqa: E402
+from hgd_det.experiments.benchmarks import launches  # noqa: E402
+from hgd_det.experiments.benchmarks.launches import OVER, STEP, TEACHER, Counted  # noqa: E402
+
+TABLE = Path(__file__).resolve().parents[2] / 'results/launches.csv'
+
+
+def rows():
+    with TABLE.open(newline='', encoding='utf-8') as file:
+        return {row['config']: row for row in csv.DictReader(file)}
+
+
+def test_the_table_has_every_config():
+    assert list(rows()) == launches.configs()
+    assert set(OVER) <= {Path(config).stem for config in launches.configs()}
+
+
+@pytest.mark.parametrize('config', launches.configs())
+def test_no_step_asks_for_more_than_the_table_says(config):
+    kept, found = rows()[config], launches.count(config)
+    assert found.step <= int(kept['step']) and found.student <= int(kept['student'])
+    assert found.waits <= int(kept['waits'])
+    assert found.student <= launches.ALONE
+    if found.name not in OVER:
+        assert found.beyond <= found.budget and found.waits == 0
+
+
+def test_the_count_does_not_grow_with_the_batch():
+    config = 'configs/shapes/hgd.py'
+    few, many = (launches.count(config, batch) for batch in (3, 9))
+    assert (many.step, many.student, many.waits) == (few.step, few.student, 0)
+
+
+def test_operations_are_counted_in_backward_and_views_and_allocations_are_not():
+    x = torch.ones(3, 4, requires_grad=True)
+    with Counted() as found:
+        y = (x * 2).view(4, 3).t()
+        torch.empty(5)
+    assert found.calls[STEP] == {'mul': 1}
+    with found:
+        y.sum().backward()
+    assert found.calls[STEP] == {'mul': 2, 'sum': 1, 'ones_like': 1}
+
+
+@pytest.mark.parametrize('ask', [
+    lambda x: x.item(), lambda x: bool(x > 0), lambda x: x.nonzero(), lambda x: x[x > 0],
+    lambda x: x.tolist(), lambda x: x.view(1).numpy(), lambda x: x.view(1)[[0]],
+    lambda x: x.new_tensor([1, 2]), lambda x: x.cpu(), lambda x: torch.tensor([1.], device=x.device),
+    lambda x: x.unique(), lambda x: x.masked_select(x > 0),
+    lambda x: x.clone().view(1).__setitem__(x.view(1) > 0, x.new_ones(1))])
+def test_every_way_to_wait_is_seen(ask):
+    with Counted() as found:
+        ask(torch.tensor(2.))
+    assert found.waits[STEP].total() >= 1
+    assert all('test_launches' in line for _, line in found.waits[STEP])
+
+
+def test_a_part_can_be_counted_apart():
+    class Model:
+        def observe(self, x):
+            return x + 1
+
+    model, found, x = Model(), Counted(), torch.ones(2)
+    with found.apart(model, 'observe', TEACHER), found:
+        model.observe(x).mul(2)
+    assert found.launches(TEACHER) == 1 and found.calls[STEP] == {'mul': 1}
+    assert 'observe' not in vars(model)
+
+
+def test_the_form_of_a_gpu_can_be_forced():
+    from hgd_det.device import launches as launched
+    x = torch.ones(1)
+    assert not launched(x)
+    with as_if_launched():
+        assert launched(x)
+        with as_if_launched(False):
+            assert not launched(x)
+    assert not launched(x)
