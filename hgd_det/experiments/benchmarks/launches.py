@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hgd_det.checkpoint import atomic_write
 from hgd_det.device import as_if_launched
 from hgd_det.experiments.benchmarks.measure import Row
-from hgd_det.paths import ROOT
+from hgd_det.paths import names, read_config
 
 # no kernel: memory is set aside, or a tensor is looked at otherwise
 FREE = {'empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided', 'lift_fresh', 'detach',
@@ -45,9 +45,8 @@ STEP, TEACHER, OPTIMIZER = 'step', 'teacher', 'optimizer'
 
 BATCH = 4
 ALONE, HGD, OTHER = 450, 250, 400       # budgets: the student's step, and what a term may add to it
-PAIR = 'configs/hgd/ssd_half_voc.py'
-PLAIN = {'student', 'teacher', 'teacher_coco', 'ld_student', 'ld_teacher', 'born_again',
-         'born_again_ensemble'}
+PAIR = ('ssd_half_voc', 'hgd')
+DISTRIBUTIONS = {'ld', 'combined'}      # methods of the pair with such heads
 LATE = 0.5
 EARLY = {'factor_transfer': 0.01}       # where another part of the method runs first
 #: What is over its budget, or waits, and why.
@@ -59,13 +58,14 @@ OVER = {
     'relational': 'objects are cropped from six maps',
     'netaug': 'a whole wider detector trains',
 }
-COLUMNS = ('config', 'batch', 'step', 'student', 'beyond', 'budget', 'teacher', 'optimizer', 'waits', 'why')
+COLUMNS = ('config', 'method', 'batch', 'step', 'student', 'beyond', 'budget', 'teacher', 'optimizer', 'waits', 'why')
 
 
 @dataclass(frozen=True)
 class Count:
     """One step: operations of the step, of the student's alone, what lies beyond that, and the rest apart."""
     config: str
+    method: str
     step: int
     student: int
     budget: int
@@ -77,56 +77,52 @@ class Count:
     def beyond(self) -> int:
         return self.step - self.student
 
-    @property
-    def name(self) -> str:
-        return Path(self.config).stem
-
     def row(self) -> dict:
-        return asdict(self) | dict(batch=BATCH, beyond=self.beyond, why=OVER.get(self.name, ''))
+        return asdict(self) | dict(batch=BATCH, beyond=self.beyond, why=OVER.get(self.method, ''))
 
 
-def configs() -> list[str]:
-    """The SSD300 half pair, and each method's config of the built-in shapes."""
-    return [PAIR, *(f'configs/shapes/{path.name}' for path in sorted((ROOT / 'configs/shapes').glob('*.py'))
-                    if path.stem not in PLAIN)]
+def configs() -> list[tuple[str, str]]:
+    """Pairs and methods: HGD on the SSD300 half pair, and each method on the built-in shapes."""
+    return [PAIR, *(('shapes_ld' if method in DISTRIBUTIONS else 'shapes', method)
+                    for method in names('methods') if method != 'born_again')]  # whose steps are logit_kd's
 
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
     counts = []
-    for config in configs():
-        counts.append(found := count(config))
-        yield Row(f'{config}, beyond {found.student} of the student, {found.waits} waits', 'launches',
+    for pair, method in configs():
+        counts.append(found := count(pair, method))
+        yield Row(f'{pair} {method}, beyond {found.student} of the student, {found.waits} waits', 'launches',
                   found.beyond, found.budget, found.beyond / found.budget,
                   (found.beyond / found.budget,) * 2, '<=1')
-    for config in (PAIR, 'configs/shapes/hgd.py'):
-        alone = student(config)
-        yield Row(f'student of {config}, alone', 'launches', alone, ALONE, alone / ALONE,
+    for pair in (PAIR[0], 'shapes'):
+        alone = student(pair, 'hgd')
+        yield Row(f'student of {pair}, alone', 'launches', alone, ALONE, alone / ALONE,
                   (alone / ALONE,) * 2, '<=1')
     if options.csv:
         write_csv(counts, options.csv)
 
 
 def write_csv(counts: list[Count], path: Path) -> None:
-    from hgd_det.report.results import as_csv
+    from hgd_det.experiments.results import as_csv
     atomic_write(as_csv([found.row() for found in counts], COLUMNS), path)
 
 
-def count(config: str, batch: int = BATCH) -> Count:
-    """A step of a config where its method counts, after one that warmed it up."""
-    training, name = _training(config), Path(config).stem
+def count(pair: str, method: str, batch: int = BATCH) -> Count:
+    """A step of a pair where its method counts, after one that warmed it up."""
+    training = _training(pair, method)
     schedules = training.model.schedules.values()
     late = all(schedule.factor((int(LATE * training.total), training.total)) > 0 for schedule in schedules)
-    found = counted(training, LATE if late else 0.1, batch, EARLY.get(name))
-    budget = HGD if name in ('hgd', 'ssd_half_voc') else OTHER
-    return Count(config, found.launches(), student(config, batch), budget,
+    found = counted(training, LATE if late else 0.1, batch, EARLY.get(method))
+    budget = HGD if method == 'hgd' else OTHER
+    return Count(pair, method, found.launches(), student(pair, method, batch), budget,
                  found.launches(TEACHER), found.launches(OPTIMIZER),
                  found.waits[STEP].total() + found.waits[TEACHER].total())
 
 
 @cache
-def student(config: str, batch: int = BATCH) -> int:
-    """Operations of a step of a config's student alone."""
-    return counted(_training(config, alone=True), LATE, batch).launches()
+def student(pair: str, method: str, batch: int = BATCH) -> int:
+    """Operations of a step of a pair's student alone, under the method's schedule."""
+    return counted(_training(pair, method, alone=True), LATE, batch).launches()
 
 
 def counted(training, fraction: float, batch: int = BATCH, before: float | None = None) -> Counted:
@@ -150,14 +146,13 @@ def counted(training, fraction: float, batch: int = BATCH, before: float | None 
     return found
 
 
-def _training(config: str, alone: bool = False):
-    """The training of a config, untrained, its optimizer in the `foreach` form that a GPU gets."""
+def _training(pair: str, method: str, alone: bool = False):
+    """The training of a pair under a method, untrained, its optimizer in a GPU's form (`foreach`)."""
     from hgd_det.experiments.benchmarks.step import _register
-    from hgd_det.paths import read_config
-    from hgd_det.training.cost import Training
+    from hgd_det.experiments.cost import Training
     from hgd_det.training.runner import load_config, plain
     _register()
-    cfg = load_config(config)
+    cfg = load_config(pair, method=method)
     if cfg.model.get('teacher'):
         taught = read_config(cfg.model.teacher.model)
         taught.model.backbone.init_cfg = None
