@@ -68,6 +68,18 @@ OBJECT = '''<object><name>{label}</name><difficult>{difficult}</difficult><bndbo
 _runs = itertools.count()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`thorough` modules: of each test the first case is fast, the others belong to `make test-all`."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker('thorough'):
+            test = item.path, item.originalname
+            if test in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(test)
+
+
 def draw_set(root: Path, images: int = 12) -> None:
     import cv2
     rng = np.random.default_rng(0)

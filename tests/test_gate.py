@@ -264,4 +264,4 @@ def test_every_config_of_the_project_passes_as_a_checkpoint_holds_it():
         lost = {part for part in gate.PARTS if part in values} - found.keys()
         assert not lost and found.model.type == values['model']['type'], (path, lost)
         passed += 1
-    assert passed > 50
+    assert passed > 30

@@ -252,7 +252,7 @@ CASES = [
     ('a misspelt config', nothing, 'train configs/hgd/ssd_half_vox.py',
      'near names: configs/hgd/ssd_half_voc.py', 2),
     ('a misspelt pair', nothing, 'train shapse --method hgd', 'near names: shapes', 2),
-    ('a misspelt method', nothing, 'train shapes --method hgdd', 'near names: hgd', 2),
+    ('a misspelt method of a pair', nothing, 'train shapes --method hgdd', 'near names: hgd', 2),
     ('a method for a detector', nothing, 'train shapes/student --method hgd', 'describes no pair', 2),
     ('a pair without a method', nothing, 'train shapes', 'give a --method', 2),
     ('two methods with one term', nothing, 'train shapes --method chen+hint', "have a term 'hint'", 2),

@@ -58,8 +58,8 @@ OVER = {
     'relational': 'objects are cropped from six maps',
     'netaug': 'a whole wider detector trains',
 }
-COLUMNS = ('config', 'method', 'batch', 'step', 'student', 'beyond', 'budget', 'teacher', 'optimizer', 'waits',
-           'why')
+COLUMNS = ('config', 'method', 'batch', 'step', 'student', 'beyond', 'budget', 'teacher', 'optimizer',
+           'waits', 'why')
 
 
 @dataclass(frozen=True)
