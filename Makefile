@@ -1,11 +1,11 @@
 # Everything happens in .venv, which each target makes when it is not there.
-#   make setup | demo | test | test-all | test-classic | test-faults | bench | browser | lint | clean
+#   make setup | demo | test | test-all | test-classic | test-faults | bench | docs | browser | lint | clean
 # PYTHON=python3.12 chooses another interpreter, TORCH_INDEX= another source of torch.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-all test-classic test-faults bench browser lint clean
+.PHONY: setup demo test test-all test-classic test-faults bench docs browser lint clean
 
 # 3.11 is the tested one; then whatever fits.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
@@ -96,6 +96,10 @@ test-faults: $(STAMP)
 
 bench: $(STAMP)
 	$(VENV)/bin/python tools/benchmark.py $(BENCH)
+
+# The documentation's tables of methods and options, out of the code, the configs and results/.
+docs: $(STAMP)
+	$(VENV)/bin/hgd-det methods --write docs/methods.md docs/methods/*.md
 
 # What tests/report/test_browser.py opens the report in: Debian's Chromium, which needs root, and
 # playwright-core, which brings no browser of its own.

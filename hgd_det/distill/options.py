@@ -27,7 +27,7 @@ def check(owner: str, kind: Callable, given: Mapping, also: Sequence[str] = ()) 
                             + f" It takes {', '.join(accepted) or 'none'}"
                             + (f'; and {", ".join(also)}' if also else ''))
         if name in hints and not _fits(value, hints[name]):
-            raise UserError(f'{owner}: {name}={value!r}; give {_words(hints[name])}')
+            raise UserError(f'{owner}: {name}={value!r}; give {words(hints[name])}')
     missing = [name for name, parameter in accepted.items()
                if parameter.default is parameter.empty and name not in given
                and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)]
@@ -85,11 +85,11 @@ def _fits(value, hint) -> bool:
     return isinstance(value, kind)
 
 
-def _words(hint) -> str:
+def words(hint) -> str:
     """``Sequence[int] | None`` as 'a list (a whole number each) or None'."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return ' or '.join(dict.fromkeys(map(_words, inside)))
+        return ' or '.join(dict.fromkeys(map(words, inside)))
     if origin is typing.Literal:
         return ' or '.join(map(repr, inside))
     kind = origin or hint
@@ -98,6 +98,6 @@ def _words(hint) -> str:
     general = next((one for one in (str, Sequence, Mapping) if issubclass(kind, one)), kind)
     word = WORDS.get(general, kind.__name__)
     if general is Sequence and inside:
-        each = ', '.join(_words(one) for one in inside if one is not Ellipsis)
+        each = ', '.join(words(one) for one in inside if one is not Ellipsis)
         word += f' ({each}{" each" if kind is not tuple else ""})'
     return word

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from hgd_det.cli.main import main
-from hgd_det.cli.methods import describe
 from hgd_det.distill.registry import TERMS
+from hgd_det.experiments.methods import describe
 from hgd_det.paths import find_method
 
 
@@ -27,6 +27,7 @@ def test_every_term_has_a_sentence_a_formula_and_a_method(methods):
 
 def test_the_first_method_is_the_one_with_least_beside_it(methods):
     assert methods['HGD']['methods'] == ['hgd', 'combined']
+    assert methods['LogitKD']['methods'] == ['logit_kd', 'born_again', 'fitnets']    # its own first
 
 
 def test_the_list_and_one_of_it(capsys):
@@ -36,7 +37,7 @@ def test_the_list_and_one_of_it(capsys):
     assert main(['methods', 'fine-grained']) == 0
     said = capsys.readouterr().out
     assert said.startswith('FineGrained\n') and 'psi' in said
-    assert 'hgd-det train PAIR --method fine_grained' in said
+    assert 'hgd-det train PAIR --method fine_grained' in said and '  psi       = 0.5: a number\n' in said
     assert main(['methods', '--json']) == 0
     assert {each['name'] for each in json.loads(capsys.readouterr().out)} >= {'HGD', 'LD'}
 
