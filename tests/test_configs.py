@@ -21,6 +21,8 @@ from hgd_det.models import count
 from hgd_det.paths import find_method, names, read_config
 from hgd_det.training.runner import READ, load_config
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py'))
 CONFIGS = [path.as_posix() for path in FILES if not {'_base_', 'methods', 'values'} & set(path.parts)]

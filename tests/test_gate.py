@@ -17,6 +17,8 @@ from hgd_det.gate import OTHERS, REFUSED, Admitted, Refused, admit, names, seale
 from hgd_det.paths import ROOT
 from hgd_det.testing import tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 SSD = 'SingleStageDetector'
 REGISTRIES = {f'{module.__name__.partition(".")[0]}.{name}': value
               for module in (mmengine.registry, mmdet.registry) for name, value in vars(module).items()

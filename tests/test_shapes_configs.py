@@ -13,6 +13,8 @@ from hgd_det.deploy.student import build
 from hgd_det.experiments.tables import table
 from hgd_det.paths import find_method, read_config
 
+pytestmark = pytest.mark.thorough
+
 PAIRS = {line.method: line for line in table('methods', 'shapes').lines if line.method}
 STEPS = 20
 

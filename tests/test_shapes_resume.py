@@ -10,6 +10,8 @@ from hgd_det.cli.main import main
 from hgd_det.experiments.tables import table
 from hgd_det.paths import find_method, read_config
 
+pytestmark = pytest.mark.thorough
+
 PAIRS = {line.method: line.config for line in table('methods', 'shapes').lines if line.method}
 # Of eight steps the first phases of a method, a fifth or more of the training, have at least two: they go
 # on after one, and are over after six.

@@ -22,7 +22,7 @@ def apply() -> None:
             return self.one_by_one(data, training)
         images = torch.stack(list(data['inputs']))
         rest = {key: value for key, value in data.items() if key != 'inputs'}
-        samples = rest.get('data_samples')
+        samples = rest.setdefault('data_samples', None)
         if self.device.type != 'cpu':
             images = images.pin_memory().to(self.device, non_blocking=True)
             if samples is not None and _plain(samples):

@@ -1,6 +1,8 @@
 """What a training step costs."""
 import csv
 
+import pytest
+
 from hgd_det.cli.main import main
 from hgd_det.experiments.cost import phases
 
@@ -18,6 +20,7 @@ def test_a_phase_counts_by_its_share_of_the_training():
     assert phases(steps) == [(.25, 100.), (.75, 300.)]
 
 
+@pytest.mark.slow
 def test_a_table_with_each_configs_time_and_memory(config, tmp_path, capsys):
     distill = tmp_path / 'distill.py'
     distill.write_text(DISTILL.format(student=str(config)))
@@ -44,6 +47,7 @@ def test_what_cannot_be_measured_is_said(config, tmp_path, capsys):
     assert 'trains nothing; give another' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_generations_cost_as_much_as_their_trainings_together(config, tmp_path):
     several, out = tmp_path / 'several.py', tmp_path / 'cost.csv'
     several.write_text(DISTILL.format(student=str(config)).replace(

@@ -49,11 +49,12 @@ def test_the_log_shows_what_the_imitation_does(lesson):
     run = lesson.parent / 'run'
     assert scalars(run, 'loss_hgd')[1] == 0 and scalars(run, 'loss_hgd')[2] > 0  # warm-up of one step
     for key in ('hgd_raw', 'hgd_weight', 'hgd_d_s96', 'hgd_u_s96', 'teacher_share'):
-        assert all(v > 0 for v in scalars(run, key).values()), key
+        assert all(v > 0 for step, v in scalars(run, key).items() if step > 1), key
     text = next(run.glob('*/*.log')).read_text()
     assert 'hgd  s96 ' in text and 'hgd: 96x96  student backbone.features.5' in text
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_the_middle_is_the_plain_students(lesson, config, hgd, tmp_path, capsys):
     middle = lesson.parent / 'run' / 'iter_3.pth'
     assert hgd('test', middle, '--json', tmp_path / 'result.json') == 0  # with the student's config

@@ -5,6 +5,8 @@ import pytest
 
 from hgd_det.testing import tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 DISTILL = '''
 _base_ = {student!r}
 model = dict(_delete_=True, type='Distiller', student={{{{_base_.model}}}},

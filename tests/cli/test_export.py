@@ -30,6 +30,7 @@ def test_the_config_inside_does_as_well(trained, tmp_path):
     assert list(first) == list(last) and all(torch.equal(v, last[k]) for k, v in first.items())
 
 
+@pytest.mark.slow
 def test_the_exported_config_and_weights_evaluate_to_the_same(trained, config, tmp_path, hgd):
     assert main(['export', str(config), str(trained / 'iter_4.pth'), str(tmp_path / 'x.pth')]) == 0
     assert hgd('test', trained / 'iter_4.pth', '--json', tmp_path / 'a.json') == 0
@@ -49,6 +50,7 @@ train_cfg = dict(max_iters=2)
 '''
 
 
+@pytest.mark.slow
 def test_both_of_two_that_teach_each_other_come_out_plain(config, hgd, tmp_path, capsys):
     run = tmp_path / 'mutual.py'
     run.write_text(MUTUAL.format(student=str(config)))

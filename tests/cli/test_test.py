@@ -7,6 +7,8 @@ import torch
 from hgd_det.checkpoint import load, sha256
 from hgd_det.cli.test import evaluate, table
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def checkpoint(trained):

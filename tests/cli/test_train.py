@@ -11,6 +11,8 @@ from torch import distributed
 
 from hgd_det.checkpoint import load
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

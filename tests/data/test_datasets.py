@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader  # noqa: E402
 from hgd_det.data import datasets  # noqa: E402
 from hgd_det.data.datasets import CocoFolder, RobustLoadImage, VOCFolder  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 FIRST = 'train_00001'
 
 

@@ -22,6 +22,8 @@ import hgd_det.registered  # noqa: E402,F401
 from hgd_det.data.ssd_augment import SSDAugment  # noqa: E402
 from hgd_det.training.replay import install  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = Config.fromfile(
     Path(__file__).parents[2] / 'configs/_base_/datasets/ssd300_pipelines.py')
 META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',

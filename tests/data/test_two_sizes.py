@@ -18,6 +18,8 @@ from hgd_det.errors import UserError
 from hgd_det.testing import textured
 from hgd_det.training.replay import install as replay
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = Config.fromfile(Path(__file__).parents[2] / 'configs/_base_/datasets/ssd300_pipelines.py')
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
 PACK = dict(type='PackDetInputs', meta_keys=('img_shape', 'flip', 'img_path'))

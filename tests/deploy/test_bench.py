@@ -37,6 +37,7 @@ def test_the_summary_holds_median_percentile_and_throughput():
     assert found['ms'] == [1, 2, 3, 4, 10]
 
 
+@pytest.mark.slow
 def test_every_combination_of_batch_and_threads_is_timed_for_every_model(report):
     assert [(row['batch'], row['threads'], row['model']) for row in report['times']] == [
         (batch, threads, name) for threads in (1, 2) for batch in (1, 3)
@@ -99,6 +100,7 @@ def test_threads_are_set_for_the_measurement_and_restored(checkpoint, monkeypatc
     assert during == [1, 3] and torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(onnx_raw):
     batch = np.stack(noise(64, (96, 96)))
     found = module.peak_memory(module.partial(module.open_model, onnx_raw), batch, 1, False)

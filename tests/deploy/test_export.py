@@ -14,6 +14,8 @@ from hgd_det.deploy.verify import compare
 from hgd_det.errors import UserError
 from hgd_det.testing import make_student, tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 IMAGES = [np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
           for i, shape in enumerate([(96, 96, 3), (50, 200, 3), (300, 120, 3)])]
 
@@ -27,6 +29,7 @@ def student(tmp_path):
     return load_student(tmp_path / 'run.pth')
 
 
+@pytest.mark.slow
 def test_all_formats_hold_the_same_network(student, tmp_path):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('safetensors')

@@ -14,6 +14,8 @@ from hgd_det.deploy.student import Student, build
 from hgd_det.errors import UserError
 from hgd_det.testing import make_student, tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 
 def mobilenet():
     model = tiny_ssd()

@@ -10,6 +10,8 @@ from hgd_det.deploy.onnx_file import OPSET, program, read_note, write
 from hgd_det.deploy.postprocess import Settings, detections
 from hgd_det.testing import make_student, tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')

@@ -113,6 +113,7 @@ def test_pycocotools_reads_the_predictions(checkpoint, tmp_path):
         assert each['area'] == pytest.approx(each['bbox'][2] * each['bbox'][3], rel=1e-2, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_every_form_of_a_model_predicts_the_same(checkpoint, onnx_raw, onnx_nms, tmp_path):
     save(tmp_path / 'a.png', noise(3))
     for model in (checkpoint, onnx_raw, onnx_nms):

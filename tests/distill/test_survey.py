@@ -12,6 +12,8 @@ from hgd_det.distill.stages import select_stages, survey
 from hgd_det.distill.taps import Taps
 from hgd_det.testing import tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 register_all_modules(init_default_scope=True)
 
 # the config, changes to its backbone, the input, and the stages that no head reads: size and class of block

@@ -9,6 +9,8 @@ from mmdet.evaluation.functional import eval_map
 
 from hgd_det.evaluation.voc_eval import average_precision, evaluate, mean_ap
 
+pytestmark = pytest.mark.thorough
+
 BCCD = Path(__file__).parents[3] / 'shared/data/bccd/VOC2007'
 
 

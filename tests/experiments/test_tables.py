@@ -6,6 +6,8 @@ from hgd_det.experiments.tables import NAMES, SCALES, table
 from hgd_det.paths import names, read_config
 from hgd_det.training.runner import load_config
 
+pytestmark = pytest.mark.thorough
+
 TRAINED = ('teacher', 'student alone', 'teacher, distribution head', 'student alone, distribution head')
 
 

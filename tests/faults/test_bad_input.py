@@ -18,6 +18,8 @@ from hgd_det.checkpoint import load
 from hgd_det.cli.main import main
 from hgd_det.testing import digests, png
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -15,6 +15,8 @@ from hgd_det.deploy.verify import compare
 from hgd_det.errors import RunError, UserError
 from hgd_det.weights import load_into, refuse_not_finite
 
+pytestmark = pytest.mark.thorough
+
 ENTRANCES = {
     'test': 'test {config} bad.pth --work-dir work',
     'test of an ensemble': 'test ensemble.py --work-dir work',

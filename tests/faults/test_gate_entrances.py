@@ -14,6 +14,8 @@ from hgd_det.checkpoint import load
 from hgd_det.cli.main import main
 from hgd_det.testing import digests
 
+pytestmark = pytest.mark.thorough
+
 CANARY = "open({hit!r}, 'w').close()\ndef call(*a, **k): open({hit!r}, 'w').close()\nclass Set: pass\n"
 CALL = "__import__('canary').call"
 

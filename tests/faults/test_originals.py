@@ -10,6 +10,8 @@ from mmengine.config import Config
 from hgd_det.cli.main import main, verbs
 from hgd_det.testing import digests
 
+pytestmark = pytest.mark.thorough
+
 # what each verb writes: a command that would write the file {out}, in its folder {folder}
 WRITERS = {
     'predict': ('predictions.json', 'predict {model} {photo} --out {folder} --no-pictures'),

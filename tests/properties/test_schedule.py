@@ -88,8 +88,8 @@ def test_a_balance_is_never_negative_or_endless_and_stays_after_its_average(pair
     balance, seen = Balance(ratio, average), []
     for detection, term in pairs:
         balance.update(torch.tensor(abs(detection)), torch.tensor(abs(term)))
-        seen.append(balance.factor)
-        assert math.isfinite(balance.factor) and balance.factor >= 0
+        seen.append(balance.factor.item())
+        assert math.isfinite(seen[-1]) and seen[-1] >= 0
     usable = [i for i, (detection, term) in enumerate(pairs)
               if math.isfinite(detection) and math.isfinite(term) and term != 0]
     if len(usable) >= average:
@@ -98,4 +98,4 @@ def test_a_balance_is_never_negative_or_endless_and_stays_after_its_average(pair
     used = [pairs[i] for i in usable[:average]]
     if used and ratio:
         wanted = ratio * sum(abs(d) for d, _ in used) / sum(abs(t) for _, t in used)
-        assert balance.factor == pytest.approx(wanted, rel=1e-6)
+        assert balance.factor.item() == pytest.approx(wanted, rel=1e-6)

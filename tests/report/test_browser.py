@@ -40,6 +40,7 @@ def seen(family, tmp_path_factory):
     return {int(width): found for width, found in json.loads(done.stdout).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width', [390, 1200])
 def test_the_browser_has_nothing_to_complain_of(seen, width):
     assert seen[width]['complaints'] == []

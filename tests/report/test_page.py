@@ -48,6 +48,7 @@ def report(family, tmp_path_factory):
         return write_report(family, tmp_path_factory.mktemp('page') / 'report.html', images=2, score=0.05)
 
 
+@pytest.mark.slow
 def test_the_page_of_real_runs_has_every_section(report):
     text = report.read_text()
     outline = Outline(text)

@@ -68,6 +68,7 @@ def unfinish(folder):
     (folder / 'last_checkpoint').write_text(str(folder / 'iter_2.pth'))
 
 
+@pytest.mark.slow
 def test_each_generation_is_a_run_of_its_own_and_all_have_one_shape(chain, born):
     found = [weights(chain / f'gen{k}/iter_4.pth') for k in (1, 2, 3)]
     shapes = [{key: value.shape for key, value in each.items()} for each in found]
@@ -113,6 +114,7 @@ def test_what_is_finished_is_skipped(chain, born, hgd, capsys, resume):
     assert {path: path.stat().st_mtime_ns for path in chain.rglob('*')} == before
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_second_generation_ends_the_chain_and_resume_completes_it_bit_for_bit(
         chain, born, hgd, tmp_path, monkeypatch, capsys):
     after = StopHook.after_train_iter
@@ -135,6 +137,7 @@ def test_a_signal_in_the_second_generation_ends_the_chain_and_resume_completes_i
         assert same(weights(tmp_path / f'gen{k}/iter_4.pth'), weights(chain / f'gen{k}/iter_4.pth')), k
 
 
+@pytest.mark.slow
 def test_a_folder_may_move_and_workers_and_validation_may_change(copied, chain, born, hgd):
     unfinish(copied / 'gen3')
     assert hgd('train', '--work-dir', copied, '--resume', config=born,

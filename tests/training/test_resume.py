@@ -12,6 +12,8 @@ from hgd_det.training.hooks import AtomicCheckpointHook
 from hgd_det.training.resume import settings
 from hgd_det.training.runner import build_runner, load_config
 
+pytestmark = pytest.mark.thorough
+
 SHORT = ['train_cfg.val_interval=100', 'default_hooks.checkpoint.interval=1']
 
 

@@ -114,7 +114,7 @@ class Steps:
         from hgd_det.distill.lesson import Side
         model, ready = self.side('hgd').model, self.side('hgd').ready
         with torch.no_grad():
-            lesson, _ = model.lesson(ready['inputs'], ready['data_samples'])
+            lesson = model.lesson(ready['inputs'], ready['data_samples'])[0].limited('hgd', self.term)
         lesson.student = Side({tap: lesson.student.maps[tap].detach().requires_grad_()
                                for tap in self.term.student_taps})
         return lesson

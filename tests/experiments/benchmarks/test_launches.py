@@ -10,6 +10,8 @@ from hgd_det.device import as_if_launched  # noqa: E402
 from hgd_det.experiments.benchmarks import launches  # noqa: E402
 from hgd_det.experiments.benchmarks.launches import OVER, STEP, TEACHER, Counted  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 TABLE = Path(__file__).resolve().parents[3] / 'results/launches.csv'
 
 

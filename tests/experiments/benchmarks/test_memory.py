@@ -7,6 +7,7 @@ from hgd_det.experiments.benchmarks.step import SHAPES  # noqa: E402
 from hgd_det.experiments.cost import peak_of  # noqa: E402
 
 
+@pytest.mark.slow
 def test_a_row_sets_what_hgd_adds_beside_the_teachers_own_peak():
     row = memory.compare(32, 96, 1, '<=9', SHAPES)
     assert 'batch 32' in row.what and row.other > 10 and row.ours > 0
