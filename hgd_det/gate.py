@@ -9,7 +9,6 @@ names those that were registered before the file was read.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import keyword
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from hgd_det.checkpoint import trusted
+from hgd_det.compat.imports import no_imports
 from hgd_det.errors import UserError
 from hgd_det.paths import ROOT
 
@@ -228,9 +228,6 @@ def _registries(names: tuple[str, ...]) -> list:
 
 
 # ---------------------------------------------------------------------------------- while it is built
-_sealed = contextvars.ContextVar('sealed', default=False)
-
-
 @contextlib.contextmanager
 def sealed(cfg: Config) -> Iterator[None]:
     """While something is built from a config that passed the gate, registries import nothing.
@@ -238,24 +235,10 @@ def sealed(cfg: Config) -> Iterator[None]:
     The gate knows parts of a config, not which registry each class asks: a name of one registry that another
     is asked for would be imported as a module of that name.
     """
-    _seal_registries()
-    before = _sealed.set(isinstance(cfg, Admitted))
-    try:
+    with no_imports(_not_registered if isinstance(cfg, Admitted) else None):
         yield
-    finally:
-        _sealed.reset(before)
 
 
-@cache
-def _seal_registries() -> None:
-    from mmengine.registry import registry
-
-    imported = registry.get_object_from_string
-
-    def get_object_from_string(name: str):
-        if _sealed.get():
-            raise Refused(f'a config out of a file asks for {name!r}, which is not registered where it is '
-                          f'looked for. {HINT}')
-        return imported(name)
-
-    registry.get_object_from_string = get_object_from_string
+def _not_registered(name: str) -> Refused:
+    return Refused(f'a config out of a file asks for {name!r}, which is not registered where it is looked '
+                   f'for. {HINT}')

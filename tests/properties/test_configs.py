@@ -13,6 +13,7 @@ from mmengine.config import Config
 import hgd_det.registered  # noqa: F401
 from hgd_det.data import sources
 from hgd_det.distill import options
+from hgd_det.distill.options import parameters
 from hgd_det.distill.registry import TERMS, build_term, split_entry
 from hgd_det.distill.schedule import Schedule
 from hgd_det.errors import UserError
@@ -29,7 +30,7 @@ ANYTHING = st.recursive(
 
 
 def accepted(name):
-    return inspect.signature(TERMS.module_dict[name]).parameters
+    return parameters(TERMS.module_dict[name])[0]
 
 
 @st.composite
