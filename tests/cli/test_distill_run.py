@@ -10,6 +10,8 @@ import torch
 from hgd_det.checkpoint import load
 from hgd_det.testing import tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 DISTILL = '''
 _base_ = {student!r}

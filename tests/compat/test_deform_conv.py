@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from hgd_det.compat import deform_conv
 
+pytestmark = pytest.mark.thorough
+
 mmcv_ops = pytest.importorskip('mmcv.ops')
 
 # stride, padding, dilation, groups, deform groups; height before width

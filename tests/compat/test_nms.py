@@ -8,6 +8,8 @@ import hgd_det  # noqa: F401  (provides mmcv._ext)
 from hgd_det.compat import nms as ours
 from hgd_det.compat import suppression
 
+pytestmark = pytest.mark.thorough
+
 mmcv_ops = pytest.importorskip('mmcv.ops')
 
 

@@ -16,6 +16,8 @@ from hgd_det.data import archives, check, findings, images, prepare, shapes, sou
 from hgd_det.data.datasets import CocoFolder, RobustLoadImage, VOCFolder
 from hgd_det.errors import UserError
 
+pytestmark = pytest.mark.thorough
+
 FIRST = 'train_00001'
 
 

@@ -14,6 +14,8 @@ import pytest
 from hgd_det.data import archives, download, prepare, shapes
 from hgd_det.errors import UserError
 
+pytestmark = pytest.mark.thorough
+
 
 def pack(archive, members):
     """members: name -> bytes, or a TarInfo to add as it is."""

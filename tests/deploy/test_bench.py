@@ -11,6 +11,8 @@ from hgd_det.deploy.bench import bench, measure, noise, short_names, summary
 from hgd_det.deploy.bench_table import table
 from hgd_det.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def report(checkpoint, onnx_raw, onnx_nms):

@@ -19,6 +19,8 @@ from hgd_det.deploy.runtime import open_model
 from hgd_det.deploy.sources import Source, collect
 from hgd_det.errors import UserError
 
+pytestmark = pytest.mark.thorough
+
 
 def noise(seed: int, height: int = 80, width: int = 120) -> np.ndarray:
     rng = np.random.default_rng(seed)

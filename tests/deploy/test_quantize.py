@@ -10,6 +10,8 @@ from hgd_det.deploy.runtime import open_model
 from hgd_det.deploy.verify import match
 from hgd_det.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 

@@ -9,6 +9,8 @@ from hgd_det.distill.distiller import Distiller
 from hgd_det.errors import UserError
 from hgd_det.testing import make_student, tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 
 def save(path, state, cfg=None, classes=('a', 'b', 'c'), **more):
     meta = dict(iter=7, dataset_meta=dict(classes=classes))

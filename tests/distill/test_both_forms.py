@@ -7,6 +7,8 @@ from hgd_det.distill.boxes import all_crops, crops
 from hgd_det.experiments.benchmarks.launches import STEP, TEACHER, Counted
 from hgd_det.testing import every_term, make_batch, make_distiller, tiny_ssd
 
+pytestmark = pytest.mark.thorough
+
 WAITING = {'LAD', 'Mimic'}      # benchmarks/launches.py says why
 
 

@@ -8,6 +8,8 @@ from hgd_det.distill.functional import box_mask, pad_boxes
 from hgd_det.distill.terms.hgd import HGD
 from hgd_det.testing import make_lesson, make_maps, make_spec
 
+pytestmark = pytest.mark.thorough
+
 SIZES = (8, 5, 2, 1)
 BOXES = [[[10, 20, 120, 200], [150, 150, 299, 290]], [], [[0, 0, 300, 40]]]
 

@@ -24,7 +24,8 @@ from hgd_det.testing import tiny_ssd
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_matrix  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='processes of Linux')
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not sys.platform.startswith('linux'), reason='processes of Linux')]
 
 
 def run(matrix):

@@ -19,6 +19,8 @@ from hgd_det.distill.schedule import Schedule
 from hgd_det.errors import UserError
 from hgd_det.training import mistakes, runner
 
+pytestmark = pytest.mark.thorough
+
 KNOWN = sorted(name for name, kind in TERMS.module_dict.items() if kind.__module__.startswith('hgd_det.'))
 TERM = st.sampled_from(KNOWN)
 LETTERS = 'abcdefghijklmnopqrstuvwxyz_'

@@ -9,6 +9,8 @@ import pytest
 
 from hgd_det.report.page import write_report
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

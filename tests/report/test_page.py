@@ -15,6 +15,8 @@ from hgd_det.report.runs import Run
 from hgd_det.report.sections import stage_series
 from tests.report.conftest import DISTILLED, evaluation
 
+pytestmark = pytest.mark.slow
+
 VOID = {'meta', 'link', 'img', 'br', 'wbr', 'col'}
 
 

@@ -19,6 +19,8 @@ from hgd_det.training.generations import RECORD, generation
 from hgd_det.training.runner import load_config
 from hgd_det.training.signals import StopHook
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BORN = '''
 _base_ = {student!r}

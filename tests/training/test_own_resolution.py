@@ -23,6 +23,8 @@ from hgd_det.errors import UserError
 from hgd_det.testing import tiny_ssd
 from hgd_det.training.runner import build_runner
 
+pytestmark = pytest.mark.thorough
+
 SIDE, SMALL = 192, 96
 BOX = (30, 70, 130, 160)    # nowhere near the middle: a wrong flip or crop shows
 CROP = dict(type='RandomCrop', crop_size=(SIDE, SIDE))

@@ -10,6 +10,8 @@ from hgd_det.distill.terms.dml import DML
 from hgd_det.errors import UserError
 from hgd_det.testing import make_batch, make_distiller, make_lesson, make_scores, tiny_ssd, train_step
 
+pytestmark = pytest.mark.thorough
+
 BIG = 1e4
 
 

@@ -16,6 +16,8 @@ from hgd_det.distill.terms.hgd import HGD
 from hgd_det.errors import UserError
 from hgd_det.testing import make_lesson, make_spec, make_survey
 
+pytestmark = pytest.mark.thorough
+
 TAPS = ('early', 'late')
 BOXES = [[(1., 1., 5., 4.), (6., 5., 7., 8.)], [], [(0., 0., 8., 8.)]]
 INPUT = (8, 8)

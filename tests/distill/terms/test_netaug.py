@@ -21,6 +21,8 @@ from hgd_det.testing import make_batch, make_distiller, make_spec, tiny_ssd, tra
 
 from mmdet.registry import MODELS  # isort: skip
 
+pytestmark = pytest.mark.thorough
+
 NETAUG = dict(type='NetAug')
 
 
