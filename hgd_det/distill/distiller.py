@@ -285,7 +285,6 @@ def _taps(terms: Mapping[str, Term], which: str) -> list[str]:
     return list(dict.fromkeys(tap for term in terms.values() for tap in getattr(term, which)))
 
 
-
 def _idle(name: str, term: Term, like: Tensor) -> dict:
     """A term that does not count in this iteration says so: a log line then holds no other phase's value."""
     nothing = touch(term, like)
